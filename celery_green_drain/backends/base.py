@@ -1,0 +1,247 @@
+"""What turns a result backend of Celery into one that is served by a drainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from typing import Any
+
+from celery import current_app, states
+from celery.exceptions import TimeoutError
+from celery.result import ResultSet
+
+from ..consumers.base import ResultConsumer
+from ..drainers import check
+from ..pending import Wait
+from ..promises import PendingResult
+from ..results import known, leaves, make_known
+from ..settings import Settings
+
+__all__ = ("DrainedBackendMixin",)
+
+
+class DrainedBackendMixin:
+    """The whole of Celery's ``AsyncBackendMixin``, on pending results.
+
+    To be mixed in before a backend class of Celery. It needs what :mod:`celery.result` calls,
+    nothing of how Celery's own backends work inside.
+    """
+
+    app: Any
+    url: Any
+    result_consumer: ResultConsumer
+    get_task_meta: Callable[[str], dict[str, Any]]
+    _ensure_not_eager: Callable[[], None]
+
+    def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
+        self.drainer_settings = Settings.of(app.conf)
+        check(self.drainer_settings.drainer or "auto")
+        super().__init__(*args, app=app, **kwargs)  # type: ignore[call-arg]
+        #: Celery keeps one backend for the whole process then, not one a greenlet.
+        self.thread_safe = True
+
+    @property
+    def is_async(self) -> bool:
+        return True
+
+    def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
+        """Nothing is sent for a result that nobody reads."""
+        return {}
+
+    # -- what is pending
+
+    def add_pending_result(self, result: Any, weak: bool = False) -> Any:
+        """Prepare *result* for callbacks and waits.
+
+        :param weak: callbacks that are chained to it next do not keep it alive.
+        """
+        self._pending(result).weak = weak
+        return result
+
+    def add_pending_results(self, results: Iterable[Any], weak: bool = False) -> list[Any]:
+        return [self.add_pending_result(result, weak=weak) for result in results]
+
+    def remove_pending_result(self, result: Any) -> Any:
+        """Call nothing for *result* any more. Finalisers come here: no lock, no switch."""
+        pending = getattr(result, "on_ready", None)
+        if isinstance(pending, PendingResult) and not pending.ready:
+            pending.forget()
+        return result
+
+    def on_result_fulfilled(self, result: Any) -> None:
+        """Nothing is left to do: what has come is unsubscribed from by the drainer."""
+
+    def _pending(self, result: Any) -> PendingResult:
+        pending = result.on_ready
+        if (
+            isinstance(pending, PendingResult)
+            and pending.table is self.result_consumer.table
+            and (not pending.ready or known(result))
+        ):
+            return pending
+        # The first time; or after forget(), after an unreadable result, or in a child.
+        fresh = PendingResult(result, self.result_consumer)
+        if not isinstance(pending, PendingResult):
+            for listener in filter(None, pending.listeners):
+                fresh.then(listener)
+        result.on_ready = fresh
+        if known(result):
+            fresh(result)
+        return fresh
+
+    # -- waiting
+
+    def wait_for_pending(
+        self,
+        result: Any,
+        callback: Callable[[str, Any], object] | None = None,
+        propagate: bool = True,
+        timeout: float | None = None,
+        interval: float | None = None,
+        on_interval: Any = None,
+        on_message: Callable[[dict[str, Any]], object] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Wait for *result*, as ``AsyncResult.get()`` does; the arguments are those of it.
+
+        :param timeout: seconds; 0 or less: look once whether it is there.
+        :param interval: seconds between two calls of *on_interval*, default 0.5.
+        """
+        self._ensure_not_eager()
+        ticks = _ticks(on_interval)
+        if timeout is not None and timeout <= 0:
+            self._poll([result], on_message)
+        else:
+            parents = list(_parents(result)) if _follows(on_interval) else []
+            waiting = self._wait([result], parents, timeout, interval, ticks, on_message)
+            with closing(waiting):
+                next(waiting)
+        return result.maybe_throw(callback=callback, propagate=propagate)
+
+    def iter_native(
+        self,
+        result: ResultSet,
+        no_ack: bool = True,
+        timeout: float | None = None,
+        interval: float | None = None,
+        on_interval: Any = None,
+        on_message: Callable[[dict[str, Any]], object] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield ``(id, meta)`` of each member as it arrives; of a nested group, its members."""
+        self._ensure_not_eager()
+        waited_for = []
+        for node in result.results:
+            if isinstance(node, ResultSet):
+                yield node.id, node.results
+            elif known(node):
+                yield node.id, known(node)
+            else:
+                waited_for.append(node)
+        if not waited_for:
+            return
+        if timeout is not None and timeout <= 0:
+            ready: Iterator[Any] = self._poll(waited_for, on_message)
+        else:
+            ticks = _ticks(on_interval)
+            ready = self._wait(waited_for, [], timeout, interval, ticks, on_message)
+        for node in ready:
+            yield node.id, known(node)
+
+    def _wait(
+        self,
+        results: list[Any],
+        parents: list[Any],
+        timeout: float | None,
+        interval: float | None,
+        ticks: list[Callable[[], object]],
+        on_message: Callable[[dict[str, Any]], object] | None,
+    ) -> Generator[Any, None, None]:
+        """Yield each of *results* when it is ready; raise what one of *parents* failed with."""
+        wait = Wait(self.result_consumer, messages=on_message is not None)
+        try:
+            missing: dict[PendingResult, Any] = {}
+            watched: dict[PendingResult, Any] = {}
+            for nodes, there in ((results, missing), (parents, watched)):
+                for node in nodes:
+                    pending = self._pending(node)
+                    there[pending] = node
+                    wait.add(pending)
+            for arrival in wait.arrivals(timeout, (interval or 0.5) if ticks else None):
+                if arrival is None:
+                    for tick in ticks:
+                        tick()
+                    continue
+                pending, meta = arrival
+                if meta is not None:
+                    if on_message is not None and pending in missing:
+                        on_message(meta)
+                    continue
+                if pending.error is not None:
+                    raise pending.error
+                if pending in watched:
+                    watched.pop(pending).maybe_throw()
+                if pending in missing:
+                    yield missing.pop(pending)
+                    if not missing:
+                        return
+        finally:
+            wait.close()
+
+    def _poll(self, results: list[Any], on_message: Any) -> Iterator[Any]:
+        """The same without waiting: look at the store once.
+
+        :raises celery.exceptions.TimeoutError: where one is not ready.
+        """
+        ready = []
+        for result in results:
+            meta = self.get_task_meta(result.id)
+            if on_message is not None:
+                on_message(meta)
+            make_known(result, meta)
+            if meta["status"] in states.READY_STATES:
+                ready.append(result)
+        if len(ready) < len(results):
+            raise TimeoutError("The operation timed out.")
+        return iter(ready)
+
+    # -- pickling
+
+    def __reduce__(self, args: Any = (), kwargs: Any = None) -> Any:
+        return _restore, (super().__reduce__(args, kwargs), self.url)  # type: ignore[call-arg]
+
+
+def _restore(reduced: tuple[Any, ...], url: Any) -> Any:
+    """Unpickle a backend: the one that the process has, if it has this one."""
+    backend = current_app.backend
+    if isinstance(backend, DrainedBackendMixin) and backend.url == url:
+        return backend
+    function, args = reduced
+    return function(*args)
+
+
+def _follows(on_interval: Any) -> bool:
+    """Whether the parents of a result are to be watched: ``get(follow_parents=True)``.
+
+    ``AsyncResult.get()`` says so by giving its promise a function of its own.
+    """
+    return getattr(on_interval, "fun", None) is not None
+
+
+def _ticks(on_interval: Any) -> list[Callable[[], object]]:
+    """What is to be called after each interval.
+
+    ``AsyncResult.get()`` wraps it in a promise, whether there is anything or not, and a
+    promise calls its listeners once only.
+    """
+    if on_interval is None:
+        return []
+    listeners = getattr(on_interval, "listeners", None)
+    return [on_interval] if listeners is None else [tick for tick in listeners if tick is not None]
+
+
+def _parents(result: Any) -> Iterator[Any]:
+    """The single results that come before *result* in its chain."""
+    while result.parent is not None:
+        result = result.parent
+        yield from leaves(result)

@@ -1,0 +1,54 @@
+"""Celery's Redis backends, served by a drainer."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import redis
+import redis.sentinel
+from celery.backends import redis as stock
+
+from ..consumers.redis import RedisResultConsumer
+from .base import DrainedBackendMixin
+
+__all__ = ("RedisBackend", "SentinelBackend")
+
+#: Connections for single commands (``state``, ``forget()``, chords), unless
+#: ``redis_max_connections`` says otherwise. Who finds none free waits for one.
+MAX_CONNECTIONS = 10
+
+
+class RedisBackend(DrainedBackendMixin, stock.RedisBackend):  # type: ignore[misc]
+    """Celery's Redis backend, with results drained by one greenlet."""
+
+    ResultConsumer = RedisResultConsumer
+    max_connections = MAX_CONNECTIONS
+
+    @property
+    def ConnectionPool(self) -> Any:
+        return self._ConnectionPool or partial(redis.BlockingConnectionPool, timeout=None)
+
+    def drainer_pool(self, **params: Any) -> Any:
+        """A pool for the connections of the drainer, with *params* over the configured ones."""
+        return self._get_pool(**{**self.connparams, **params})
+
+
+class BlockingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):  # type: ignore[misc]
+    """Asks the sentinels for the master, and lets callers wait for a free connection."""
+
+
+class Sentinel(redis.sentinel.Sentinel):  # type: ignore[misc]
+    """Makes such pools."""
+
+    def master_for(self, service_name: str, *args: Any, **kwargs: Any) -> Any:
+        kwargs.update(connection_pool_class=BlockingSentinelPool, timeout=None)
+        return super().master_for(service_name, *args, **kwargs)
+
+
+class SentinelBackend(RedisBackend, stock.SentinelBackend):  # type: ignore[misc]
+    """Celery's Redis Sentinel backend, with results drained by one greenlet."""
+
+    #: In place of the module of redis-py, of which Celery uses this one name.
+    sentinel = SimpleNamespace(Sentinel=Sentinel)

@@ -1,0 +1,353 @@
+"""Results from Redis: one connection for messages, one to look up what was stored before.
+
+Celery stores a result and publishes it on a channel named as its key, in one transaction.
+A wait is served in this order, for all that have gathered meanwhile at once:
+
+    SUBSCRIBE → confirmed → MGET
+
+What was stored before the confirmation is found by the MGET, what comes after it by the
+subscription, so no result slips between. Both connections are read by the drain loop
+alone, and it alone writes to them: nothing here needs a lock.
+"""
+
+from __future__ import annotations
+
+import selectors
+import ssl
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ConnectionError,
+    NoPermissionError,
+    RedisError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from .base import ResultConsumer
+from .waker import Waker
+
+__all__ = ("RedisResultConsumer",)
+
+#: Task ids in one SUBSCRIBE or MGET: bounds the server's pause and the reply's size.
+CHUNK = 1000
+
+#: Responses handled before others may run.
+BATCH = 500
+
+#: Seconds that ids to unsubscribe from may gather, where nothing else is to be sent.
+LINGER = 0.05
+
+#: Errors that no new attempt will mend: who waits is told at once.
+REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+
+
+class RedisResultConsumer(ResultConsumer):
+    """Drains Redis pub/sub. See the module for how."""
+
+    connection_errors = (RedisError, OSError)
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._session: Session | None = None
+
+    @property
+    def connections(self) -> int:
+        return 0 if self._session is None else Session.CONNECTIONS
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        session = self._session
+        try:
+            self._read_notes()
+            if session is None:
+                self._session = Session(self)
+                self._connects += 1
+            else:
+                session.turn(timeout)
+        except BaseException as exc:
+            if isinstance(exc, REFUSALS):
+                self.table.fail(self.table, exc)
+            if session is not None:
+                # This very one: after a fork the child may have another by now.
+                session.close()
+                if self._session is session:
+                    self._session = None
+            raise
+
+    def on_wanted(self, task_id: str) -> None:
+        if self._session is not None:
+            self._session.want(task_id)
+
+    def on_unwanted(self, task_id: str) -> None:
+        if self._session is not None:
+            self._session.drop(task_id)
+
+    def wake(self) -> None:
+        session = self._session
+        if session is not None:
+            session.waker.wake()
+
+    def disconnect(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def forget_connections(self) -> object:
+        if self._session is not None:
+            self._session.forgotten = True
+        return self._session
+
+
+class Session:
+    """A pair of connections, from their opening to their end, and what was asked over them.
+
+    :raises ConnectionError: where they cannot be opened, and what else Redis may say then.
+    """
+
+    CONNECTIONS = 2
+
+    def __init__(self, consumer: RedisResultConsumer) -> None:
+        self._backend = weakref.proxy(consumer.backend)
+        self._table = consumer.table
+        self._deliver = consumer.deliver
+        self._drainer = consumer.drainer
+        self._settings = consumer.settings
+        #: Whether this belongs to the process that forked, and is not to be touched.
+        self.forgotten = False
+        #: Channel → task id, for all that the server knows, or will know once it has read.
+        self._subscribed: dict[bytes, str] = {}
+        #: Ids to subscribe to, and channels to unsubscribe from, with the next command.
+        self._wanted: dict[str, None] = dict.fromkeys(self._table)
+        self._unwanted: dict[bytes, None] = {}
+        #: SUBSCRIBE commands not yet confirmed: the ids of each, and how many are missing.
+        self._confirming: deque[list[Any]] = deque()
+        #: Ids to look up.
+        self._unknown: dict[str, None] = {}
+        #: Look-ups not yet answered: the ids of each; none for a PING.
+        self._looking_up: deque[list[str]] = deque()
+        self._reconciled = time.monotonic()
+        with ExitStack() as opened:
+            self._pool = self._backend.drainer_pool(
+                socket_timeout=self._settings.heartbeat,
+                health_check_interval=0,  # the heartbeat here does that
+                retry=Retry(NoBackoff(), 0),  # and the drainer this
+                retry_on_timeout=False,
+                decode_responses=False,
+                # The push messages of RESP3 cost more to parse, and bring nothing here.
+                **({"protocol": 2} if redis.VERSION >= (5,) else {}),
+            )
+            self._pubsub = opened.enter_context(closing(Link(self._pool)))
+            self._lookup = opened.enter_context(closing(Link(self._pool)))
+            self.waker = opened.enter_context(closing(Waker()))
+            self._selector = opened.enter_context(closing(self._drainer.selector()))
+            for source in (self.waker, self._pubsub, self._lookup):
+                self._selector.register(source, selectors.EVENT_READ, source)
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Close both connections, unless they are another process's."""
+        if not self.forgotten:
+            self._opened.close()
+
+    def turn(self, timeout: float | None) -> None:
+        """Send what is due, wait for something to arrive, and handle all of it."""
+        self._send()
+        ready = [key.data for key, _ in self._selector.select(self._patience(timeout))]
+        if self.forgotten:
+            return
+        if self.waker in ready:
+            self.waker.clear()
+        # Messages first: where one and the stored state are the same, the message is first.
+        if self._pubsub in ready:
+            self._read(self._pubsub, self._on_message)
+        if self._lookup in ready:
+            self._read(self._lookup, self._on_looked_up)
+        if not ready:
+            self._unsubscribe()
+        self._look_after(time.monotonic())
+
+    def _patience(self, timeout: float | None) -> float | None:
+        """How long to wait for something to arrive, in seconds."""
+        return LINGER if self._unwanted else timeout
+
+    def _read(self, link: Link, handle: Callable[[Any], None]) -> None:
+        for count, response in enumerate(link.responses(), 1):
+            handle(response)
+            if count % BATCH == 0:
+                self._drainer.sleep(0)
+
+    # -- what is to be sent
+
+    def want(self, task_id: str) -> None:
+        channel = self._channel(task_id)
+        if channel in self._subscribed:
+            self._unwanted.pop(channel, None)
+            self._unknown[task_id] = None
+        else:
+            self._wanted[task_id] = None
+
+    def drop(self, task_id: str) -> None:
+        self._wanted.pop(task_id, None)
+        channel = self._channel(task_id)
+        if channel in self._subscribed:
+            self._unwanted[channel] = None
+
+    def _channel(self, task_id: str) -> bytes:
+        key: bytes = self._backend.get_key_for_task(task_id)
+        return key
+
+    def _send(self) -> None:
+        # While a SUBSCRIBE is under way further ids gather: that is what batches them.
+        if self._wanted and not self._confirming:
+            self._unsubscribe()
+            self._subscribe()
+        elif len(self._unwanted) >= CHUNK:
+            self._unsubscribe()
+        if self._unknown:
+            self._look_up()
+
+    def _subscribe(self) -> None:
+        commands = []
+        for task_ids in _chunks(self._wanted):
+            channels = {self._channel(task_id): task_id for task_id in task_ids}
+            self._subscribed.update(channels)
+            self._confirming.append([task_ids, len(channels)])
+            commands.append(("SUBSCRIBE", *channels))
+        self._wanted.clear()
+        self._pubsub.send(commands)
+
+    def _unsubscribe(self) -> None:
+        if self._unwanted:
+            for channel in self._unwanted:
+                self._subscribed.pop(channel, None)
+            commands = [("UNSUBSCRIBE", *channels) for channels in _chunks(self._unwanted)]
+            self._unwanted.clear()
+            self._pubsub.send(commands)
+
+    def _look_up(self) -> None:
+        commands = []
+        for task_ids in _chunks(task_id for task_id in self._unknown if task_id in self._table):
+            self._looking_up.append(task_ids)
+            commands.append(("MGET", *map(self._channel, task_ids)))
+        self._unknown.clear()
+        self._lookup.send(commands)
+
+    # -- what arrives
+
+    def _on_message(self, response: Any) -> None:
+        kind = response[0] if isinstance(response, list) else None
+        if kind == b"message":
+            _, channel, payload = response
+            task_id = self._subscribed.get(channel)
+            if task_id is not None:
+                self._deliver(task_id, partial(self._backend.decode_result, payload))
+        elif kind == b"subscribe":
+            subscribing = self._confirming[0]
+            subscribing[1] -= 1
+            if not subscribing[1]:
+                self._unknown.update(dict.fromkeys(subscribing[0]))
+                self._confirming.popleft()
+
+    def _on_looked_up(self, response: Any) -> None:
+        for task_id, payload in zip(self._looking_up.popleft(), response):
+            if payload is not None:
+                self._deliver(task_id, partial(self._backend.decode_result, payload), stored=True)
+
+    # -- the health of the connections
+
+    def _look_after(self, now: float) -> None:
+        if self._pubsub.check(now, self._settings.heartbeat):
+            self._pubsub.send([("PING",)])
+        if self._lookup.check(now, self._settings.heartbeat):
+            self._looking_up.append([])
+            self._lookup.send([("PING",)])
+        if now - self._reconciled > self._settings.reconcile_interval:
+            # Pub/sub has no replay, so a message that was lost is made up for here.
+            self._reconciled = now
+            self._unknown.update(dict.fromkeys(self._table))
+
+
+class Link:
+    """One open connection of redis-py, read without ever blocking."""
+
+    def __init__(self, pool: Any) -> None:
+        self._connection = pool.make_connection()
+        self._connection.connect()
+        #: When something arrived last, and when the server was asked to answer.
+        self._heard = time.monotonic()
+        self._asked = 0.0
+
+    @property
+    def _socket(self) -> Any:
+        # The one private name of redis-py, which has no other way to the socket.
+        return self._connection._sock
+
+    def fileno(self) -> int:
+        descriptor: int = self._socket.fileno()
+        return descriptor
+
+    def send(self, commands: Iterable[tuple[Any, ...]]) -> None:
+        packed = self._connection.pack_commands(commands)
+        self._connection.send_packed_command(packed, check_health=False)
+
+    def responses(self) -> Iterator[Any]:
+        """Yield all that has arrived, and leave an incomplete rest for the next time.
+
+        :raises ConnectionError: where the connection has ended.
+        """
+        self._heard = time.monotonic()
+        patience = self._socket.gettimeout()
+        self._socket.settimeout(0)
+        try:
+            while True:
+                yield self._connection.read_response(disconnect_on_error=False)
+        except RedisError as exc:
+            if not _nothing_there(exc):
+                raise
+        finally:
+            self._socket.settimeout(patience)
+
+    def check(self, now: float, heartbeat: float) -> bool:
+        """Whether a PING is due, as nothing was heard for *heartbeat* seconds.
+
+        :raises ConnectionError: where the last one was not answered for as long again.
+        """
+        if now - self._heard <= heartbeat:
+            return False
+        if self._asked <= self._heard:
+            self._asked = now
+            return True
+        if now - self._asked > heartbeat:
+            raise ConnectionError(f"Redis has not answered a PING for {heartbeat:g} s.")
+        return False
+
+    def close(self) -> None:
+        self._connection.disconnect()
+
+
+def _nothing_there(exc: BaseException | None) -> bool:
+    """Whether *exc* only says that a socket which does not block has nothing to read.
+
+    redis-py has no error for that. eventlet's TLS sockets say that the time is up.
+    """
+    nothing = (BlockingIOError, ssl.SSLWantReadError, TimeoutError)
+    while exc is not None and not isinstance(exc, nothing):
+        exc = exc.__context__
+    return exc is not None
+
+
+def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk

@@ -1,0 +1,70 @@
+"""Our consumers on a drainer that is not ours."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from .thread import ThreadDrainer
+
+__all__ = ("borrow",)
+
+
+def borrow(cls: Callable[[Any], Any]) -> Callable[[Any], ThreadDrainer]:
+    """Make the drainer class *cls* of somebody else serve our result consumers.
+
+    It needs Celery's interface only: ``start``, ``stop`` and ``drain_events_until``.
+    Waiters and callbacks use ``threading``, which a green library patches.
+    """
+
+    def make(result_consumer: Any) -> ThreadDrainer:
+        return _Borrowed(result_consumer, cls)
+
+    return make
+
+
+class _Borrowed(ThreadDrainer):
+    def __init__(self, result_consumer: Any, cls: Callable[[Any], Any]) -> None:
+        super().__init__(result_consumer)
+        self._draining = threading.Lock()
+        self._theirs = cls(self)
+
+    def start(self) -> None:
+        self._theirs.start()
+
+    def stop(self) -> None:
+        self.ask_to_stop()
+        self._theirs.stop()
+        self.result_consumer.on_drainer_end(stopped=True)
+        self._stopping = False
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """What their drainer calls for a turn, each waiter by itself where it has no loop."""
+        if self._draining.acquire(timeout=-1 if timeout is None else timeout):
+            try:
+                self.turn() if timeout is None else self.turn(timeout)
+            finally:
+                self._draining.release()
+
+    def signal(self) -> Any:
+        return _BorrowedSignal(self._theirs)
+
+
+class _BorrowedSignal:
+    __slots__ = ("_theirs", "ready")
+
+    def __init__(self, theirs: Any) -> None:
+        self.ready = False
+        self._theirs = theirs
+
+    def set(self) -> None:
+        self.ready = True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        try:
+            for _ in self._theirs.drain_events_until(self, timeout=timeout):
+                pass
+        except OSError:  # socket.timeout: how Celery's drainers say that the time is up
+            pass
+        return self.ready

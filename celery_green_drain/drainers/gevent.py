@@ -1,0 +1,108 @@
+"""The drainer for gevent: nothing but gevent's primitives."""
+
+from __future__ import annotations
+
+import gc
+import selectors
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from celery.backends.asynchronous import register_drainer
+from gevent.hub import Hub, Waiter, get_hub
+from gevent.selectors import GeventSelector
+
+from .base import Drainer
+
+__all__ = ("GeventDrainer",)
+
+
+@register_drainer("gevent")
+class GeventDrainer(Drainer):
+    """Drains in a greenlet of gevent, in the hub of the main thread."""
+
+    name = "gevent"
+    _hub: Hub | None = None
+
+    @classmethod
+    def problem(cls) -> str | None:
+        monkey = sys.modules.get("gevent.monkey")
+        if monkey is not None and monkey.is_module_patched("socket"):
+            return None
+        return (
+            "this process is not patched by gevent: call gevent.monkey.patch_all() before "
+            "anything else is imported (gunicorn -k gevent does)"
+        )
+
+    def is_local(self) -> bool:
+        return self._hub is None or self._hub is get_hub()
+
+    def spawn(self, function: Callable[..., object], *args: Any) -> object:
+        if self.is_local() or self._hub is None:
+            return gevent.spawn(function, *args)
+        return self._hub.loop.run_callback_threadsafe(gevent.spawn, function, *args)
+
+    def signal(self) -> GeventSignal:
+        return GeventSignal()
+
+    def sleep(self, seconds: float) -> None:
+        gevent.sleep(seconds)
+
+    def selector(self) -> selectors.BaseSelector:
+        return GeventSelector()
+
+    def abandon(self) -> None:
+        super().abandon()
+        if isinstance(self.loop, gevent.Greenlet):
+            # It exists in the child as well, and must not run there.
+            self.loop.kill(block=False)
+
+    def _settle(self) -> None:
+        hub = get_hub()
+        if not hub.main_hub:
+            # Some native thread waits first. Its hub ends with it, so the loop goes where
+            # it can stay; gevent knows a thread's own hub only, hence the search.
+            hubs = (thing for thing in gc.get_objects() if isinstance(thing, Hub))
+            hub = next((other for other in hubs if other.main_hub and other.loop), hub)
+        self._hub = hub
+
+
+class GeventSignal:
+    """A :class:`~celery_green_drain.drainers.base.Signal` for a greenlet, in whichever thread."""
+
+    __slots__ = ("_waiter", "ready")
+
+    def __init__(self) -> None:
+        self.ready = False
+        self._waiter: Waiter[None] | None = None
+
+    def set(self) -> None:
+        if self.ready:
+            return
+        self.ready = True
+        waiter = self._waiter
+        if waiter is None:
+            return
+        loop = waiter.hub.loop
+        if waiter.hub is get_hub():
+            loop.run_callback(waiter.switch, None)
+        else:
+            loop.run_callback_threadsafe(waiter.switch, None)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        hub = get_hub()
+        waiter = self._waiter = Waiter(hub)
+        if self.ready:  # looked at after the waiter is there, so that a set() is not missed
+            return True
+        if timeout is None:
+            waiter.get()
+        else:
+            timer = hub.loop.timer(max(timeout, 0))
+            timer.start(waiter.switch, None)
+            try:
+                waiter.get()
+            finally:
+                timer.close()
+        self._waiter = None
+        return self.ready

@@ -1,0 +1,58 @@
+"""The drainer for processes without green threads: nothing but threads."""
+
+from __future__ import annotations
+
+import selectors
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery.backends.asynchronous import register_drainer
+
+from .base import Drainer
+
+__all__ = ("ThreadDrainer", "ThreadSignal")
+
+
+@register_drainer("thread")
+class ThreadDrainer(Drainer):
+    """Drains in a daemon thread. Where a green library patched the process, in its greenlet."""
+
+    name = "thread"
+
+    def spawn(self, function: Callable[..., object], *args: Any) -> object:
+        # A daemon, so that neither the loop nor a callback that hangs keeps the process alive.
+        thread = threading.Thread(target=function, args=args, daemon=True)
+        thread.start()
+        return thread
+
+    def signal(self) -> ThreadSignal:
+        return ThreadSignal(threading.Lock())
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def selector(self) -> selectors.BaseSelector:
+        return selectors.DefaultSelector()
+
+
+class ThreadSignal:
+    """A :class:`~celery_green_drain.drainers.base.Signal` made of one lock."""
+
+    __slots__ = ("_lock", "ready")
+
+    def __init__(self, lock: Any) -> None:
+        self.ready = False
+        self._lock = lock
+        lock.acquire()
+
+    def set(self) -> None:
+        if not self.ready:
+            self.ready = True
+            self._lock.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self.ready:
+            return True
+        return bool(self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0)))

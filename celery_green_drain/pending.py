@@ -1,0 +1,206 @@
+"""Pending results: task id → who wants it, so that one result wakes exactly those.
+
+Only the drain loop touches the table. Everybody else asks for a change through
+``ResultConsumer.want()`` and ``drop()``, which take no lock: finalisers call them too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Optional
+
+from celery import states
+from celery.exceptions import TimeoutError
+
+if TYPE_CHECKING:
+    from .consumers.base import ResultConsumer
+    from .promises import PendingResult
+
+__all__ = ("Meta", "PendingTable", "Wait")
+
+#: What a store keeps of a task: ``task_id``, ``status``, ``result``, ``traceback``, …
+Meta = dict[str, Any]
+
+#: What came to a :class:`Wait`: whose, and the state; None: this result is ready.
+Arrival = tuple["PendingResult", Optional[Meta]]
+
+
+class Wait:
+    """One caller that waits for one or more results, with a signal of its own.
+
+    :param messages: whether each state on the way is wanted, or the end only.
+    """
+
+    __slots__ = ("_consumer", "_error", "_inbox", "_pending", "_signal", "messages")
+
+    def __init__(self, consumer: ResultConsumer, messages: bool = False) -> None:
+        self.messages = messages
+        self._consumer = consumer
+        self._inbox: deque[Arrival] = deque()
+        self._pending: list[PendingResult] = []
+        self._error: Exception | None = None
+        self._signal = consumer.drainer.signal()
+
+    def add(self, pending: PendingResult) -> None:
+        """Wait for *pending* as well."""
+        self._pending.append(pending)
+        pending.waits[self] = None
+        if pending.ready:
+            self.put(pending, None)
+        else:
+            # Asked for after the wait is listed, so that no drop under way overlooks it.
+            self._consumer.want(pending, self)
+
+    def put(self, pending: PendingResult, meta: Meta | None) -> None:
+        self._inbox.append((pending, meta))
+        self._signal.set()
+
+    def interrupt(self, error: Exception) -> None:
+        """End the wait with *error*."""
+        self._error = error
+        self._signal.set()
+
+    def arrivals(
+        self, timeout: float | None = None, tick: float | None = None
+    ) -> Iterator[Arrival | None]:
+        """Yield what comes, without end, and None after each *tick* seconds of silence.
+
+        :param timeout: seconds in all; None: no limit.
+        :raises celery.exceptions.TimeoutError: when they have passed.
+        :raises DrainerStopped: when the drainer is stopped.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            while self._inbox:
+                yield self._inbox.popleft()
+            if self._error is not None:
+                raise self._error
+            if self._signal.ready:
+                # The new one is in place before the inbox is looked at again: what comes
+                # from now on is seen there, or sets it.
+                self._signal = self._consumer.drainer.signal()
+                continue
+            rest = tick
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("The operation timed out.")
+                rest = left if tick is None else min(left, tick)
+            if not self._signal.wait(rest) and rest == tick:
+                yield None
+
+    def close(self) -> None:
+        """Wait no more. What nobody else wants is dropped."""
+        for pending in self._pending:
+            pending.waits.pop(self, None)
+            if not (pending.ready or pending.wanted):
+                self._consumer.drop(pending)
+
+
+class Entry:
+    """All that is known of one task id."""
+
+    __slots__ = ("latest", "pending", "stored")
+
+    def __init__(self) -> None:
+        #: An ordered set.
+        self.pending: dict[PendingResult, None] = {}
+        #: The latest state before the last.
+        self.latest: Meta | None = None
+        #: Whether it was read from the store: its message may be on the way still.
+        self.stored = False
+
+    def notify(self, meta: Meta) -> None:
+        for pending in self.pending:
+            _notify(pending, meta)
+
+
+def _notify(pending: PendingResult, meta: Meta) -> None:
+    for wait in tuple(pending.waits):
+        if wait.messages:
+            wait.put(pending, meta)
+
+
+class PendingTable:
+    """Task id → :class:`Entry`. Used by the drain loop alone."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, task_id: str) -> bool:
+        return task_id in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def add(self, pending: PendingResult, wait: Wait | None = None) -> bool:
+        """List *pending*, for *wait* if it is one that asks; return whether its id is new."""
+        if pending.ready or not pending.wanted:
+            return False
+        entry = self._entries.get(pending.task_id)
+        new = entry is None
+        if entry is None:
+            entry = self._entries[pending.task_id] = Entry()
+        if entry.latest is not None and wait is not None and wait.messages:
+            wait.put(pending, entry.latest)
+        entry.pending[pending] = None
+        pending.listed = True
+        return new
+
+    def discard(self, pending: PendingResult) -> bool:
+        """Unlist *pending*, unless it is wanted again; return whether that leaves its id free."""
+        entry = self._entries.get(pending.task_id)
+        if entry is None or not pending.listed or (pending.wanted and not pending.ready):
+            return False
+        entry.pending.pop(pending, None)
+        pending.listed = False
+        if entry.pending:
+            return False
+        del self._entries[pending.task_id]
+        return True
+
+    def update(self, task_id: str, meta: Meta, stored: bool = False) -> bool:
+        """Hand *meta* to all that wait for *task_id*; return whether that was the last state.
+
+        Handing over is idempotent: a result that comes again finds nobody.
+
+        :param stored: it was read from the store, not sent as a message.
+        """
+        entry = self._entries.get(task_id)
+        if entry is None:
+            return False
+        if meta["status"] in states.READY_STATES:
+            del self._entries[task_id]
+            entry.notify(meta)
+            for pending in entry.pending:
+                pending.listed = False
+                # A copy for each: reading a result rebuilds its children in place.
+                pending.resolve(dict(meta))
+            return True
+        if stored and entry.latest is not None:
+            return False  # its message was faster
+        repeated = entry.stored and meta == entry.latest
+        entry.latest, entry.stored = meta, stored
+        if not repeated:
+            entry.notify(meta)
+        return False
+
+    def fail(self, task_ids: Iterable[str], error: Exception) -> None:
+        """Give all that wait for *task_ids* an error in place of the result."""
+        for task_id in list(task_ids):
+            entry = self._entries.pop(task_id, None)
+            for pending in entry.pending if entry else ():
+                pending.listed = False
+                pending.fail(error)
+
+    def interrupt(self, error: Exception) -> None:
+        """End all waits with *error*. Callbacks stay."""
+        for entry in self._entries.values():
+            for pending in entry.pending:
+                for wait in tuple(pending.waits):
+                    wait.interrupt(error)

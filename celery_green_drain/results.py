@@ -1,0 +1,30 @@
+"""What is needed of Celery's result objects beyond their public names, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from celery.result import ResultSet
+
+__all__ = ("known", "leaves", "make_known")
+
+
+def known(result: Any) -> Any:
+    """The last state of an ``AsyncResult``, if it knows it; None: the task has not ended so far."""
+    return result._cache
+
+
+def make_known(result: Any, meta: dict[str, Any]) -> None:
+    """Tell an ``AsyncResult`` a state. If that is the last one, it calls its ``on_ready``."""
+    # Celery's own backends call it too.
+    result._maybe_set_cache(meta)
+
+
+def leaves(result: Any) -> Iterator[Any]:
+    """The single results that *result* consists of: itself, or the members of a set."""
+    if isinstance(result, ResultSet):
+        for member in result.results:
+            yield from leaves(member)
+    else:
+        yield result
