@@ -1,0 +1,81 @@
+"""``forking.py MODE BROKER RESULTS``: use results, fork, and use them on both sides.
+
+Exits 0 where parent and child each got their own results, over connections of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from .launch import patch
+
+CHILDREN = 3
+
+
+def main(mode: str, broker: str, results: str) -> None:
+    patch(mode)
+    from celery import uuid
+
+    from .green import drain_loops, spawn
+    from .tasks import make_app
+
+    drainer = "thread" if mode == "unpatched" else mode
+    app = make_app(broker, results, result_drainer=drainer)
+    consumer = app.backend.result_consumer
+
+    def store_later(task_id: str, value: Any) -> None:
+        time.sleep(0.3)
+        app.backend.store_result(task_id, value, "SUCCESS")
+
+    def use(value: str) -> None:
+        for _ in range(3):
+            task_id = uuid()
+            spawn(store_later, task_id, value)
+            assert app.AsyncResult(task_id).get(timeout=20) == value
+
+    use("before")
+    pending = app.AsyncResult(uuid())
+    called: list[object] = []
+    pending.then(called.append)
+    inherited = app.AsyncResult(uuid())
+    inherited.then(called.append)
+    time.sleep(0.1)
+
+    children = []
+    for number in range(CHILDREN):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                assert consumer.statistics().drainer is None
+                assert consumer.statistics().pending == 0
+                use(f"child {number}")
+                app.backend.store_result(inherited.id, "of both", "SUCCESS")
+                assert inherited.get(timeout=20) == "of both"
+                assert consumer.statistics().connects == 1
+                assert not called, "the callbacks are the parent's"
+                assert drain_loops() == 1, drain_loops()
+                code = 0
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(pid)
+
+    use("parent")
+    spawn(store_later, pending.id, "late")
+    assert pending.get(timeout=20) == "late"
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * CHILDREN
+    assert inherited.get(timeout=20) == "of both"
+    time.sleep(0.1)
+    assert called == [pending, inherited] or called == [inherited, pending], called
+    assert consumer.statistics().connects == 1, "a child has touched the parent's connection"
+    consumer.stop()
+    print("fine")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,117 @@
+"""The mode of this run, and what the tests need of its library."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery_green_drain import Drainer
+
+MODE = os.environ.get("TESTS_MODE", "unpatched")
+GREEN = MODE != "unpatched"
+
+#: The ``result_drainer`` that fits this run.
+DRAINER = MODE if GREEN else "thread"
+
+
+def size(green: int, threads: int) -> int:
+    """How many to wait at once: native threads are dearer than greenlets."""
+    return green if GREEN else threads
+
+
+def spawn(function: Callable[..., Any], *args: Any) -> Any:
+    """Start what :func:`join` waits for."""
+    if MODE == "gevent":
+        import gevent
+
+        return gevent.spawn(function, *args)
+    if MODE == "eventlet":
+        import eventlet
+
+        return eventlet.spawn(function, *args)
+    thread = threading.Thread(target=function, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+def kill(spawned: Any) -> None:
+    """Kill a greenlet where it waits."""
+    spawned.kill()
+
+
+def crowd(count: int, function: Callable[[int], Any], timeout: float = 120) -> list[Any]:
+    """Call ``function(0)`` to ``function(count - 1)`` at once; return what they return or raise."""
+    outcomes: list[Any] = [None] * count
+    left = [count]
+    done = threading.Event()
+
+    def one(index: int) -> None:
+        try:
+            outcomes[index] = function(index)
+        except Exception as exc:
+            outcomes[index] = exc
+        left[0] -= 1
+        if not left[0]:
+            done.set()
+
+    members = [spawn(one, index) for index in range(count)]
+    if not done.wait(timeout) and any(not getattr(member, "dead", False) for member in members):
+        raise AssertionError(f"{left[0]} of {count} are not back after {timeout} s")
+    return outcomes
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:
+    """Return what *condition* says once it is true, or fail with *what* was waited for."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {what}")
+        time.sleep(0.01)
+
+
+def drain_loops(green: bool = GREEN) -> int:
+    """How many drain loops run in this process, in greenlets and threads, by their stacks."""
+    frames: list[Any] = list(sys._current_frames().values())
+    if green:
+        import greenlet
+
+        greenlets = [
+            thing for thing in gc.get_objects() if issubclass(type(thing), greenlet.greenlet)
+        ]
+        frames += [thing.gr_frame for thing in greenlets]
+    return sum(_runs(frame, Drainer.run.__code__) for frame in frames)
+
+
+def _runs(frame: Any, code: Any) -> bool:
+    while frame is not None:
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False
+
+
+@contextmanager
+def woken() -> Iterator[set[Any]]:
+    """Collect the greenlets that are switched to meanwhile."""
+    import greenlet
+
+    targets: set[Any] = set()
+
+    def trace(event: str, args: Any) -> None:
+        if event == "switch":
+            targets.add(args[1])
+
+    before = greenlet.settrace(trace)
+    try:
+        yield targets
+    finally:
+        greenlet.settrace(before)

@@ -1,0 +1,35 @@
+"""``launch.py MODE [ARGUMENT...]``: run pytest in a process that MODE has patched first."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+MODES = ("unpatched", "gevent", "eventlet")
+
+
+def patch(mode: str) -> None:
+    """Patch this process as a web server of that kind does."""
+    if mode == "gevent":
+        from gevent import monkey
+
+        monkey.patch_all()
+    elif mode == "eventlet":
+        import warnings
+
+        warnings.filterwarnings("ignore", message="(?s).*Eventlet is deprecated")
+        import eventlet
+
+        eventlet.monkey_patch()
+    elif mode != "unpatched":
+        sys.exit(f"launch: {mode!r} is none of {', '.join(MODES)}")
+
+
+if __name__ == "__main__":
+    mode, *arguments = sys.argv[1:]
+    patch(mode)
+    os.environ["TESTS_MODE"] = mode
+
+    import pytest
+
+    sys.exit(pytest.main(arguments))

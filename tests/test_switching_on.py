@@ -1,0 +1,338 @@
+"""``result_drainer``: how it is given, what it chooses, and what is without it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import Celery, uuid
+from celery.app.backends import by_name
+from celery.backends import asynchronous
+from celery.backends.redis import RedisBackend, SentinelBackend
+from celery.exceptions import ImproperlyConfigured
+
+import celery_green_drain
+from celery_green_drain import Drainer, DrainerWarning, ThreadDrainer, drainers
+from celery_green_drain.backends.redis import RedisBackend as DrainedRedisBackend
+from celery_green_drain.backends.redis import SentinelBackend as DrainedSentinelBackend
+from celery_green_drain.settings import Settings
+
+from .green import DRAINER, GREEN, MODE
+from .servers import UNMEASURED, RedisServer
+
+
+def ours(app: Celery) -> bool:
+    return isinstance(app.backend, DrainedRedisBackend)
+
+
+# -- every way that Celery takes its configuration
+
+
+def test_by_update() -> None:
+    app = Celery(backend="redis://")
+    app.conf.update(result_drainer=DRAINER)
+    assert ours(app)
+
+
+def test_by_attribute() -> None:
+    app = Celery(backend="redis://")
+    app.conf.result_drainer = DRAINER
+    assert ours(app)
+
+
+def test_by_dict() -> None:
+    app = Celery()
+    app.config_from_object({"result_backend": "redis://", "result_drainer": DRAINER})
+    assert ours(app)
+
+
+def test_by_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = types.ModuleType("configuration_of_the_test")
+    module.result_backend = "redis://"
+    module.result_drainer = DRAINER
+    module.result_drainer_heartbeat = 3
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    app = Celery()
+    app.config_from_object(module.__name__)
+    assert ours(app)
+    assert app.backend.drainer_settings.heartbeat == 3
+
+
+@pytest.mark.parametrize("namespace", ["CELERY", "RESULTS_OF"])
+def test_by_namespace_as_django_does(namespace: str) -> None:
+    settings = types.SimpleNamespace()
+    setattr(settings, f"{namespace}_RESULT_BACKEND", "redis://")
+    setattr(settings, f"{namespace}_RESULT_DRAINER", DRAINER)
+    setattr(settings, f"{namespace}_RESULT_DRAINER_RETRY_MAX", 7)
+    app = Celery()
+    app.config_from_object(settings, namespace=namespace)
+    assert ours(app)
+    assert app.backend.drainer_settings.retry_max == 7
+
+
+def test_by_old_upper_case() -> None:
+    app = Celery()
+    app.config_from_object({"CELERY_RESULT_BACKEND": "redis://", "CELERY_RESULT_DRAINER": DRAINER})
+    assert ours(app)
+
+
+def test_the_latest_wins() -> None:
+    app = Celery()
+    app.config_from_object({"result_backend": "redis://", "result_drainer": "nonsense"})
+    app.conf.result_drainer = DRAINER
+    assert ours(app)
+
+
+@pytest.mark.parametrize(
+    ("url", "cls"),
+    [
+        ("redis://", DrainedRedisBackend),
+        ("rediss://?ssl_cert_reqs=required", DrainedRedisBackend),
+        ("redis+socket:///redis.sock", DrainedRedisBackend),
+        ("sentinel://127.0.0.1:26379", DrainedSentinelBackend),
+    ],
+)
+def test_each_kind_of_redis(url: str, cls: type) -> None:
+    app = Celery(backend=url)
+    app.conf.result_drainer = DRAINER
+    assert type(app.backend) is cls
+    assert app.backend.thread_safe
+    assert app.backend is app.backend
+
+
+def test_sentinel_waits_for_a_free_connection() -> None:
+    app = Celery(backend="sentinel://127.0.0.1:26379")
+    app.conf.update(
+        result_drainer=DRAINER,
+        redis_max_connections=3,
+        result_backend_transport_options={"master_name": "main"},
+    )
+    pool = app.backend.client.connection_pool
+    assert (pool.max_connections, pool.timeout) == (3, None)
+    assert pool.service_name == "main"
+
+
+# -- without it
+
+
+@pytest.mark.parametrize("unset", [{}, {"result_drainer": None}, {"result_drainer": ""}])
+@pytest.mark.parametrize(
+    ("url", "cls"),
+    [
+        ("redis://", RedisBackend),
+        ("rediss://?ssl_cert_reqs=required", RedisBackend),
+        ("sentinel://127.0.0.1:26379", SentinelBackend),
+    ],
+)
+def test_unset_is_stock(url: str, cls: type, unset: dict[str, Any]) -> None:
+    app = Celery(backend=url)
+    app.conf.update(unset)
+    assert type(app.backend) is cls
+    assert type(app.backend.result_consumer) is cls.ResultConsumer  # type: ignore[attr-defined]
+    assert not app.backend.thread_safe
+
+
+STOCK = """
+import sys
+from celery import Celery
+from celery.backends import asynchronous
+before = dict(asynchronous.drainers)
+app = Celery(backend="redis://")
+backend = app.backend
+assert type(backend).__module__ == "celery.backends.redis"
+assert asynchronous.drainers == before, asynchronous.drainers
+assert "gevent" not in sys.modules and "eventlet" not in sys.modules
+"""
+
+BARE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("gevent", "eventlet", "redis"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import celery_green_drain
+from celery_green_drain import Drainer, ThreadDrainer, DrainerStopped
+import celery_green_drain.backends, celery_green_drain.drainers, celery_green_drain.settings
+assert "GeventDrainer" in dir(celery_green_drain)
+from celery import Celery
+app = Celery(backend="memory" + "://")
+app.conf.result_drainer = "thread"
+"""
+
+
+@pytest.mark.parametrize("script", [STOCK, BARE])
+def test_in_a_fresh_process(script: str) -> None:
+    # Coverage would import the library that it is to follow.
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env=UNMEASURED)
+
+
+def test_public_names() -> None:
+    for name in celery_green_drain.__all__:
+        assert getattr(celery_green_drain, name).__name__ == name
+        assert name in dir(celery_green_drain)
+    with pytest.raises(AttributeError, match="nothing_here"):
+        celery_green_drain.nothing_here  # noqa: B018
+
+
+def test_celery_finds_the_factories() -> None:
+    assert by_name("redis").__module__ == "celery_green_drain.backends"
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize(
+    "value", ["gevnet", "no.such.module", "os.path", 3, ["gevent"], object, print]
+)
+def test_a_wrong_drainer(value: Any) -> None:
+    app = Celery(backend="redis://")
+    app.conf.result_drainer = value
+    with pytest.raises(ImproperlyConfigured) as caught:
+        app.backend  # noqa: B018
+    message = str(caught.value)
+    assert repr(value) in message
+    for name in ("'gevent'", "'eventlet'", "'thread'", "'auto'"):
+        assert name in message
+
+
+def test_a_misspelt_setting() -> None:
+    app = Celery(backend="redis://")
+    app.conf.update(result_drainer=DRAINER, result_drainer_hartbeat=3)
+    with pytest.raises(ImproperlyConfigured, match="Did you mean 'result_drainer_heartbeat'"):
+        app.backend  # noqa: B018
+
+
+@pytest.mark.parametrize("value", [0, -1, "soon", True, float("inf"), float("nan"), None])
+def test_a_wrong_number_of_seconds(value: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"result_drainer_heartbeat = .*seconds"):
+        Settings.of({"result_drainer_heartbeat": value})
+
+
+def test_defaults() -> None:
+    assert Settings.of({}) == Settings(None, 10.0, 30.0, 60.0)
+
+
+# -- which drainer serves
+
+
+def chosen(app: Celery) -> type:
+    return type(app.backend.result_consumer.drainer)
+
+
+def test_the_drainer_of_this_process(app: Celery, store: Callable[..., str]) -> None:
+    assert app.AsyncResult(store(1)).get(timeout=5) == 1
+    assert chosen(app).name == DRAINER  # type: ignore[attr-defined]
+    assert asynchronous.drainers[DRAINER] is chosen(app)
+    assert app.backend.result_consumer.statistics().drainer == chosen(app).__name__
+
+
+def test_auto_is_what_patched_the_process(make: Callable[..., Celery]) -> None:
+    assert chosen(make(result_drainer="auto")).name == DRAINER  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", sorted({"gevent", "eventlet"} - {MODE}))
+def test_an_unpatched_process_is_served_by_a_thread(
+    make: Callable[..., Celery], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drainers, "_warned", set())
+    app, again = make(result_drainer=name), make(result_drainer=name)
+    task_id = uuid()
+    app.backend.store_result(task_id, 1, "SUCCESS")
+    with pytest.warns(DrainerWarning, match=f"not patched by {name}.*patch"):
+        assert app.AsyncResult(task_id).get(timeout=5) == 1
+    assert chosen(app) is ThreadDrainer
+    assert chosen(again) is ThreadDrainer  # with no second warning, which would be an error here
+
+
+def test_a_library_that_is_not_installed(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drainers, "_warned", set())
+    monkeypatch.setitem(drainers.OURS, "absent", "AbsentDrainer")
+    app = make(result_drainer="absent")
+    with pytest.warns(DrainerWarning, match=r"pip install 'celery-green-drain\[absent\]'"):
+        assert chosen(app) is ThreadDrainer
+
+
+class OwnDrainer(drainers._ours(DRAINER)):  # type: ignore[misc]
+    """As a user would write one."""
+
+    name = "own"
+
+
+@pytest.mark.parametrize("how", ["class", "path", "registry"])
+def test_a_drainer_of_ones_own(
+    make: Callable[..., Celery], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(asynchronous.drainers, "own", OwnDrainer)
+    value = {"class": OwnDrainer, "path": f"{__name__}.OwnDrainer", "registry": "own"}[how]
+    app = make(result_drainer=value)
+    task_id = uuid()
+    app.backend.store_result(task_id, 1, "SUCCESS")
+    assert app.AsyncResult(task_id).get(timeout=5) == 1
+    assert chosen(app).__name__ == "OwnDrainer"
+
+
+STOCKS = {
+    "gevent": asynchronous.geventDrainer,
+    "eventlet": asynchronous.eventletDrainer,
+    "unpatched": asynchronous.Drainer,
+}
+
+
+@pytest.mark.parametrize("cls", {asynchronous.Drainer, STOCKS[MODE]})
+def test_a_drainer_of_celerys(make: Callable[..., Celery], cls: type, results: RedisServer) -> None:
+    app = make(result_drainer=cls)
+    ids = [uuid() for _ in range(10)]
+    threads = [
+        threading.Thread(target=lambda task_id=task_id: app.AsyncResult(task_id).get(timeout=20))
+        for task_id in ids
+    ]
+    calls: list[object] = []
+    app.AsyncResult(ids[0]).then(calls.append)
+    for thread in threads:
+        thread.start()
+    for task_id in ids:
+        app.backend.store_result(task_id, 1, "SUCCESS")
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert len(calls) == 1
+    assert len(results.clients(sub="0")) <= 3
+    with pytest.raises(Exception, match="timed out"):
+        app.AsyncResult(uuid()).get(timeout=0.2)
+
+
+def test_default_in_the_registry(make: Callable[..., Celery]) -> None:
+    app = make(result_drainer="default")
+    task_id = uuid()
+    app.backend.store_result(task_id, 1, "SUCCESS")
+    assert app.AsyncResult(task_id).get(timeout=5) == 1
+
+
+# -- a stock consumer on our drainers
+
+
+def test_a_stock_consumer_runs_on_our_drainer(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch, worker: object
+) -> None:
+    with monkeypatch.context() as patch:
+        for name in list(asynchronous.drainers):
+            patch.setitem(asynchronous.drainers, name, drainers._ours(DRAINER))
+        app = make(result_drainer=None, result_backend_thread_safe=True)
+        consumer = app.backend.result_consumer
+    assert isinstance(consumer.drainer, Drainer)
+    assert type(app.backend) is RedisBackend
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert app.tasks["add"].delay(2, 3).get(timeout=20) == 5
+    with pytest.raises(Exception, match="timed out"):
+        app.AsyncResult(uuid()).get(timeout=0.3)
+    assert GREEN or consumer.drainer.name == "thread"
