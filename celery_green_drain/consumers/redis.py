@@ -177,9 +177,15 @@ class Session:
             self._unsubscribe()
         self._look_after(time.monotonic())
 
-    def _patience(self, timeout: float | None) -> float | None:
+    def _patience(self, timeout: float | None) -> float:
         """How long to wait for something to arrive, in seconds."""
-        return LINGER if self._unwanted else timeout
+        due = min(link.due(self._settings.heartbeat) for link in (self._pubsub, self._lookup))
+        waits = [due - time.monotonic()]
+        if timeout is not None:
+            waits.append(timeout)
+        if self._unwanted:
+            waits.append(LINGER)
+        return max(0.0, min(waits))
 
     def _read(self, link: Link, handle: Callable[[Any], None]) -> None:
         for count, response in enumerate(link.responses(), 1):
@@ -318,19 +324,21 @@ class Link:
         finally:
             self._socket.settimeout(patience)
 
+    def due(self, heartbeat: float) -> float:
+        """When :meth:`check` has something to say."""
+        return max(self._heard, self._asked) + heartbeat
+
     def check(self, now: float, heartbeat: float) -> bool:
         """Whether a PING is due, as nothing was heard for *heartbeat* seconds.
 
         :raises ConnectionError: where the last one was not answered for as long again.
         """
-        if now - self._heard <= heartbeat:
+        if now < self.due(heartbeat):
             return False
-        if self._asked <= self._heard:
-            self._asked = now
-            return True
-        if now - self._asked > heartbeat:
+        if self._asked > self._heard:
             raise ConnectionError(f"Redis has not answered a PING for {heartbeat:g} s.")
-        return False
+        self._asked = now
+        return True
 
     def close(self) -> None:
         self._connection.disconnect()
