@@ -109,7 +109,8 @@ class Entry:
         self.pending: dict[PendingResult, None] = {}
         #: The latest state before the last.
         self.latest: Meta | None = None
-        #: Whether it was read from the store: its message may be on the way still.
+        #: Whether the store may know better: it was read from there and its message may be on
+        #: the way still, or messages may have been lost.
         self.stored = False
 
     def notify(self, meta: Meta) -> None:
@@ -182,13 +183,18 @@ class PendingTable:
                 # A copy for each: reading a result rebuilds its children in place.
                 pending.resolve(dict(meta))
             return True
-        if stored and entry.latest is not None:
+        if stored and entry.latest is not None and not entry.stored:
             return False  # its message was faster
         repeated = entry.stored and meta == entry.latest
         entry.latest, entry.stored = meta, stored
         if not repeated:
             entry.notify(meta)
         return False
+
+    def doubt(self) -> None:
+        """Messages may have been lost: take the store's word for what came last."""
+        for entry in self._entries.values():
+            entry.stored = True
 
     def fail(self, task_ids: Iterable[str], error: Exception) -> None:
         """Give all that wait for *task_ids* an error in place of the result."""

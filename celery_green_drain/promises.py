@@ -16,6 +16,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -23,7 +24,7 @@ from celery.result import ResultSet
 from vine import barrier, promise
 from vine.abstract import Thenable
 
-from .results import leaves, make_known
+from .results import known, leaves, make_known
 
 if TYPE_CHECKING:
     from .consumers.base import ResultConsumer
@@ -44,22 +45,22 @@ class Callback:
         self.target = target
         self._context = contextvars.copy_context()
 
-    def run(self, result: Any, error: BaseException | None, name: str) -> None:
-        """Call it, in this greenlet. What it raises is logged, and reaches nobody else.
+    def run(self, name: str, error: BaseException | None, *args: Any) -> None:
+        """Call it with *args*, in this greenlet. What it raises is logged, and reaches nobody else.
 
-        :param error: the exception of a failed task, for ``on_error``.
         :param name: what the log calls the result.
+        :param error: the exception of a failed task, for ``on_error``.
         """
-        self._context.run(self._run, result, error, name)
+        self._context.run(self._run, name, error, args)
 
-    def _run(self, result: Any, error: BaseException | None, name: str) -> None:
+    def _run(self, name: str, error: BaseException | None, args: tuple[Any, ...]) -> None:
         try:
             try:
                 if error is not None and getattr(self.target, "on_error", None):
                     # Those that are chained to it are told as well.
                     self.target.throw(error, propagate=False)
                 else:
-                    self.target(result)
+                    self.target(*args)
             finally:
                 _close_old_django_connections()
         except Exception:
@@ -95,9 +96,7 @@ class Promise:
         if isinstance(callback, barrier):
             self._join(callback)
             return callback
-        target = (
-            callback if isinstance(callback, Thenable) else promise(callback, on_error=on_error)
-        )
+        target = _thenable(callback, on_error)
         self._callbacks.append(Callback(target))
         if not self.ready:
             self.serve(keep=True)
@@ -132,17 +131,32 @@ class Promise:
     def _call_all(self, result: Any) -> None:
         # Taken one by one, so that two threads here at once call nothing twice.
         for waiting in _taken(self._barriers):
-            # Later, as a barrier that is being made does not count yet; and in the loop,
-            # as it counts wrong where two count at once.
-            self.consumer.in_loop(waiting, result)
-        for callback in _taken(self._callbacks) if result is not None else ():
-            self.consumer.call(callback.run, result, self._error(result), self._name(result))
+            # In the loop, as a barrier counts wrong where two count at once.
+            self.consumer.in_loop(Gate.of(waiting, self.consumer).count, waiting, result)
+        if result is None or not self._callbacks:
+            return
+        error = self._error(result)
+        for callback in _taken(self._callbacks):
+            self.consumer.call(callback.run, self._name(result), error, result)
 
     def _error(self, result: Any) -> BaseException | None:
         raise NotImplementedError("subclass responsibility")
 
     def _name(self, result: Any) -> str:
         raise NotImplementedError("subclass responsibility")
+
+
+def _thenable(callback: Any, on_error: Any) -> Any:
+    return callback if isinstance(callback, Thenable) else promise(callback, on_error=on_error)
+
+
+def _failure(result: Any) -> BaseException | None:
+    """What a result that is ready has failed with. Asks nobody, as this is the drain loop."""
+    pending = result.on_ready
+    if isinstance(pending, PendingResult) and pending.error is not None:
+        return pending.error
+    meta = known(result)
+    return meta["result"] if meta and meta["status"] in states.PROPAGATE_STATES else None
 
 
 def _taken(items: list[Any]) -> Iterator[Any]:
@@ -193,9 +207,11 @@ class PendingResult(Promise):
 
     def forget(self) -> None:
         """The result was forgotten, or is being finalised: neither lock nor switch."""
-        self.cancel()
-        self._served = False
-        self.consumer.drop(self)
+        self._keep = None
+        self._callbacks.clear()
+        if self._served or self.listed:
+            self._served = False
+            self.consumer.drop(self)
 
     def __call__(self, result: Any) -> None:
         """The result is ready: what ``AsyncResult`` calls, whoever found it out."""
@@ -232,10 +248,7 @@ class PendingResult(Promise):
             self.consumer.drop(self)
 
     def _error(self, result: Any) -> BaseException | None:
-        if self.error is None and result.state in states.PROPAGATE_STATES:
-            error: BaseException = result.result
-            return error
-        return self.error
+        return self.error or _failure(result)
 
     def _name(self, result: Any) -> str:
         return f"task {self.task_id}"
@@ -262,8 +275,7 @@ class PendingSet(Promise):
         self._keep = None
 
     def _error(self, result: Any) -> BaseException | None:
-        errors = (leaf.result for leaf in leaves(result) if leaf.state in states.PROPAGATE_STATES)
-        return next(errors, None)
+        return next(filter(None, map(_failure, leaves(result))), None)
 
     def _name(self, result: Any) -> str:
         return f"group {result.id}" if hasattr(result, "id") else f"{len(result)} results"
@@ -280,6 +292,8 @@ class Gate:
         self.consumer = consumer
         self.ready = False
         self._open = False
+        #: What has come before anybody listened: a barrier that is still being made counts wrong.
+        self._early: list[tuple[barrier, Any]] = []
         self._members: list[weakref.ref[Promise]] = []
         self._listeners: list[Any] = []
         self._served: list[PendingSet] = []
@@ -317,10 +331,24 @@ class Gate:
         elif not isinstance(result_set.on_ready, PendingSet):
             # Fresh from Celery's constructor: nobody can have chained to it yet.
             result_set.on_ready = PendingSet(result_set, self)
+        if result_set is None:
+            target = Callback(_thenable(callback, on_error))
+            callback = partial(self.consumer.call, target.run, "a barrier", None)
+        self._listeners.append(callback)
+        if self._early or self.ready:
+            self.consumer.in_loop(self._attend)
+
+    def count(self, waiting: barrier, result: Any) -> None:
+        """Have the barrier count *result*: in the drain loop."""
+        self._early.append((waiting, result))
+        if self._listeners:
+            self._attend()
+
+    def _attend(self) -> None:
+        for waiting, result in _taken(self._early):
+            waiting(result)
         if self.ready:
-            callback()
-        else:
-            self._listeners.append(callback)
+            self()
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         self.ready = True

@@ -341,6 +341,57 @@ def test_a_barrier_of_ones_own(app: Celery, store: Callable[..., str]) -> None:
     wait_until(lambda: calls[-1] == "after", "what was chained afterwards")
 
 
+def test_a_callback_of_a_barrier_delays_nobody(app: Celery, store: Callable[..., str]) -> None:
+    go_on = threading.Event()
+    mine = barrier([app.AsyncResult(store(1)), app.AsyncResult(store(2))])
+    mine.then(lambda: go_on.wait(30))
+    assert app.AsyncResult(store(3)).get(timeout=5) == 3
+    go_on.set()
+
+
+def test_groups_of_ready_members_all_fire(app: Celery, store: Callable[..., str]) -> None:
+    """Whichever thread is faster: the one that makes the group, or the drainer's."""
+    calls: list[int] = []
+    groups = []
+    for i in range(100):
+        members = [app.AsyncResult(store(i)) for _ in range(3)]
+        assert all(member.ready() for member in members)
+        groups.append(GroupResult(uuid(), members, app=app))
+        groups[-1].then(lambda _, i=i: calls.append(i))
+    wait_until(lambda: sorted(calls) == list(range(100)), "all callbacks, once each")
+
+
+def test_group_on_error_gets_what_made_a_member_unreadable(
+    app: Celery, store: Callable[..., str]
+) -> None:
+    garbage = uuid()
+    app.backend.client.set(app.backend.get_key_for_task(garbage), b"{")
+    result = GroupResult(uuid(), [app.AsyncResult(garbage), app.AsyncResult(store(1))], app=app)
+    bad: list[BaseException] = []
+    result.then(print, bad.append)
+    wait_until(lambda: bad, "on_error")
+    assert "Expecting property name" in str(bad[0])
+
+
+def test_a_forgotten_member_that_comes_all_the_same(app: Celery, store: Callable[..., str]) -> None:
+    members = [app.AsyncResult(uuid()), app.AsyncResult(store(1))]
+    calls: list[object] = []
+    result = ResultSet(members, app=app)
+    result.then(calls.append)
+    members[0].forget()
+    store(2, task_id=members[0].id)
+    assert members[0].get(timeout=5) == 2
+    wait_until(lambda: calls == [result], "the callback of the group")
+
+
+def test_groups_that_nobody_reads_leave_nothing(app: Celery) -> None:
+    for _ in range(10):
+        GroupResult(uuid(), [app.AsyncResult(uuid()) for _ in range(10)], app=app)
+    gc.collect()
+    assert len(app.backend.result_consumer._notes) == 0
+    assert app.backend.result_consumer.statistics().drainer is None
+
+
 def test_a_cancelled_barrier(app: Celery, store: Callable[..., str]) -> None:
     member = app.AsyncResult(uuid())
     calls: list[int] = []

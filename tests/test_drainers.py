@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, uuid
+from celery.result import GroupResult
 
 from celery_green_drain import DrainerStopped, drainers
 from celery_green_drain.drainers.base import Backoff
@@ -132,6 +133,49 @@ def test_killed_it_starts_again(
     assert "was killed" in caplog.text
 
 
+def test_a_loop_that_cannot_be_spawned_is_spawned_later(
+    app: Celery, store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drainer = app.backend.result_consumer.drainer
+    spawned = drainer.spawn
+    lacks = [RuntimeError("can't start new thread")] * 2
+
+    def spawn_or_not(*args: Any) -> Any:
+        if lacks:
+            raise lacks.pop()
+        return spawned(*args)
+
+    monkeypatch.setattr(drainer, "spawn", spawn_or_not)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="new thread"):
+            app.AsyncResult(uuid()).get(timeout=5)
+    assert app.AsyncResult(store(1)).get(timeout=5) == 1
+    # The same for a callback: it is called once there is a thread for it.
+    lacks += [RuntimeError("can't start new thread")] * 2
+    calls: list[object] = []
+    result = app.AsyncResult(store(2))
+    result.then(calls.append)
+    wait_until(lambda: calls == [result], "the callback")
+
+
+def test_stop_is_the_end_of_it(
+    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the loop still has to count for groups while it ends."""
+    consumer = app.backend.result_consumer
+    calls: list[object] = []
+    for _ in range(20):
+        member = app.AsyncResult(store(1))
+        inner = GroupResult(uuid(), [member], app=app)
+        GroupResult(uuid(), [inner], app=app).then(calls.append)
+        assert member.ready()
+        consumer.stop()
+        assert drain_loops() == 0
+    assert "was killed" not in caplog.text
+    consumer.start()
+    wait_until(lambda: len(calls) == 20, "all callbacks")
+
+
 def test_backoff() -> None:
     backoff = Backoff(first=0.1, longest=2)
     most = [backoff.pause(failures, jitter=lambda: 1.0) for failures in range(1, 8)]
@@ -179,6 +223,13 @@ def test_signal_set_before_the_wait() -> None:
     signal.set()
     assert signal.wait(0)
     assert signal.wait()
+
+
+def test_a_very_long_wait() -> None:
+    stub = Stub()
+    signal = stub.drainer.signal()
+    spawn(lambda: (stub.drainer.sleep(0.05), signal.set()))
+    assert signal.wait(1e11)
 
 
 def test_signal_of_another_thread() -> None:

@@ -129,6 +129,43 @@ def test_odd_task_ids(app: Celery, store: Callable[..., str]) -> None:
         assert result.get(timeout=5) == 42 if store(task_id=task_id) else None
 
 
+def test_an_impossible_task_id_is_refused_where_it_is_used(
+    app: Celery, store: Callable[..., str]
+) -> None:
+    assert app.AsyncResult(store(1)).get(timeout=5) == 1
+    for use in (
+        lambda: app.AsyncResult(123).get(timeout=5),
+        lambda: app.AsyncResult(1).then(print),
+    ):
+        with pytest.raises(TypeError):
+            use()
+    assert app.backend.result_consumer.statistics().pending == 0
+    assert app.AsyncResult(store(2)).get(timeout=5) == 2
+
+
+def test_the_store_is_believed_after_an_outage(
+    app: Celery, store: Callable[..., str], results: RedisServer
+) -> None:
+    """States whose messages were lost with the connection are shown all the same."""
+    task_id = uuid()
+    seen: list[object] = []
+    waiter = spawn(
+        lambda: app.AsyncResult(task_id).get(
+            timeout=30, on_message=lambda meta: seen.append(meta["result"])
+        )
+    )
+    wait_until(results.subscriptions, "the subscription")
+    store(1, "PROGRESS", task_id)
+    wait_until(lambda: seen == [1], "the first state")
+    (client,) = results.clients(sub="1")
+    results.probe.client_kill(client["addr"])
+    store(2, "PROGRESS", task_id)
+    wait_until(lambda: seen == [1, 2], "the state from the store, or its message")
+    store(3, task_id=task_id)
+    wait_until(lambda: seen == [1, 2, 3], "the end")
+    del waiter
+
+
 def test_global_keyprefix(make: Callable[..., Celery]) -> None:
     app = make(result_backend_transport_options={"global_keyprefix": "mine"})
     task_id = uuid()

@@ -25,6 +25,10 @@ __all__ = ("ResultConsumer", "Statistics")
 logger = logging.getLogger(__name__)
 
 
+#: Seconds until the next attempt where no thread could be started for a callback.
+LACK = 0.05
+
+
 @dataclass(frozen=True)
 class Statistics:
     """What a result consumer has done in this process, and what it holds now."""
@@ -121,10 +125,15 @@ class ResultConsumer(ABC):
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` beside the drain loop."""
         drainer = self.drainer
-        if drainer.is_local():
+        if not drainer.is_local():
+            self.in_loop(self.call, function, *args)
+            return
+        try:
             drainer.spawn(function, *args)
-        else:
-            self.in_loop(drainer.spawn, function, *args)
+        except RuntimeError as exc:  # no more threads can be started
+            logger.warning("A callback has to wait: %s", exc)
+            drainer.sleep(LACK)
+            self.in_loop(self.call, function, *args)
 
     def in_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` in the drain loop, at its next turn. It must not block."""
@@ -166,6 +175,11 @@ class ResultConsumer(ABC):
             self.table.interrupt(
                 DrainerStopped("The result drainer was stopped while this result was waited for.")
             )
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody began to wait whom the loop has not noticed yet."""
+        return any(function == self._want for function, _ in tuple(self._notes))
 
     def _read_notes(self) -> None:
         notes = self._notes

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -35,8 +35,12 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from ..pending import Wait
 from .base import ResultConsumer
 from .waker import Waker
+
+if TYPE_CHECKING:
+    from ..promises import PendingResult
 
 __all__ = ("RedisResultConsumer",)
 
@@ -65,6 +69,11 @@ class RedisResultConsumer(ResultConsumer):
     @property
     def connections(self) -> int:
         return 0 if self._session is None else Session.CONNECTIONS
+
+    def want(self, pending: PendingResult, wait: Wait | None = None) -> None:
+        # A task id that can be no key is refused here, where its owner hears of it.
+        self.backend.get_key_for_task(pending.task_id)
+        super().want(pending, wait)
 
     def drain_events(self, timeout: float | None = None) -> None:
         session = self._session
@@ -125,6 +134,7 @@ class Session:
         self._settings = consumer.settings
         #: Whether this belongs to the process that forked, and is not to be touched.
         self.forgotten = False
+        self._table.doubt()
         #: Channel → task id, for all that the server knows, or will know once it has read.
         self._subscribed: dict[bytes, str] = {}
         #: Ids to subscribe to, and channels to unsubscribe from, with the next command.

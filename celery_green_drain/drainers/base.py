@@ -134,7 +134,11 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
             self._settle()
             self._running, self._stopping = True, False
             self._ended = self._broadcast()
-            self.loop = self.spawn(self.run)
+            try:
+                self.loop = self.spawn(self.run)
+            except BaseException:
+                self._running = False
+                raise
 
     def stop(self) -> None:
         """End the loop, and wait for its end, some seconds at most.
@@ -184,18 +188,21 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         turned.set()
 
     def _finish(self) -> None:
-        self._running = False
         if self._abandoned:
             return
-        ended = self._ended
+        ended, stopped = self._ended, self._stopping
         try:
             finished = getattr(self.result_consumer, "on_drainer_end", None)
             if finished is not None:
-                finished(stopped=self._stopping)
+                finished(stopped=stopped)
         finally:
-            if not self._stopping and not sys.is_finalizing():
+            # Not before, or what is still done in this loop would start the next one.
+            self._running = False
+            if not stopped and not sys.is_finalizing():
                 logger.warning("The result drainer was killed; starting it again.")
                 self.start()
+            elif getattr(self.result_consumer, "asked", False):
+                self.start()  # by another thread, just now
             ended.set()
             self._turned.set()
 

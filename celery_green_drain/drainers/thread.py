@@ -15,6 +15,10 @@ from .base import Drainer
 __all__ = ("ThreadDrainer", "ThreadSignal")
 
 
+#: Longest wait of one piece, in seconds.
+LONGEST = 86_400.0
+
+
 @register_drainer("thread")
 class ThreadDrainer(Drainer):
     """Drains in a daemon thread. Where a green library patched the process, in its greenlet."""
@@ -55,4 +59,6 @@ class ThreadSignal:
     def wait(self, timeout: float | None = None) -> bool:
         if self.ready:
             return True
-        return bool(self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0)))
+        # Longer than the longest is for the caller to repeat: the platform's clock has an end.
+        seconds = -1 if timeout is None else min(max(timeout, 0), LONGEST)
+        return bool(self._lock.acquire(timeout=seconds))
