@@ -48,6 +48,7 @@ def test_database_and_password(make: Callable[..., Celery]) -> None:
     server.end()
 
 
+@pytest.mark.skipif(redis.VERSION < (5,), reason="redis-py speaks RESP3 since 5.0")
 def test_resp3(make: Callable[..., Celery], results: RedisServer) -> None:
     use(make(results=results.url("web") + "&protocol=3"))
 

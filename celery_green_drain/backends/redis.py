@@ -38,6 +38,16 @@ class RedisBackend(DrainedBackendMixin, stock.RedisBackend):  # type: ignore[mis
 class BlockingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):  # type: ignore[misc]
     """Asks the sentinels for the master, and lets callers wait for a free connection."""
 
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Disconnect all connections, or those only that nobody uses."""
+        if inuse_connections:
+            super().disconnect()
+            return
+        # After a failover redis-py asks for this; before 7.0 its blocking pool cannot do it.
+        for connection in tuple(self.pool.queue):
+            if connection is not None:
+                connection.disconnect()
+
 
 class Sentinel(redis.sentinel.Sentinel):  # type: ignore[misc]
     """Makes such pools."""
