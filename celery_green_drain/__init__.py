@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import DrainerStopped, DrainerWarning, GreenDrainError
+from .errors import DrainerStopped, DrainerWarning, GreenDrainError, ResultEvicted
 
 if TYPE_CHECKING:
     from .drainers.base import Drainer
@@ -27,6 +27,7 @@ __all__ = (
     "EventletDrainer",
     "GeventDrainer",
     "GreenDrainError",
+    "ResultEvicted",
     "ThreadDrainer",
 )
 

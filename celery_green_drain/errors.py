@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("DrainerStopped", "DrainerWarning", "GreenDrainError")
+__all__ = ("DrainerStopped", "DrainerWarning", "GreenDrainError", "ResultEvicted")
 
 
 class GreenDrainError(Exception):
@@ -13,6 +13,13 @@ class DrainerStopped(GreenDrainError):
     """Raised in a waiter when the drainer is stopped before its result came.
 
     The task itself is untouched: waiting again starts the drainer anew.
+    """
+
+
+class ResultEvicted(GreenDrainError):
+    """Raised where a result is asked for that has come over a message queue and was not kept.
+
+    At most ``result_drainer_buffer`` results are kept that nobody has asked for.
     """
 
 

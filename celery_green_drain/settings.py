@@ -35,6 +35,9 @@ class Settings:
     #: Seconds between two looks at the store for results whose message may be lost.
     reconcile_interval: float = 60.0
 
+    #: Results that are kept, of those that came over a message queue and nobody has asked for.
+    buffer: int = 10_000
+
     @classmethod
     def of(cls, conf: Any) -> Settings:
         """Read and check the settings in ``conf``, Celery's ``app.conf``.
@@ -48,7 +51,11 @@ class Settings:
                 raise ImproperlyConfigured(_unknown(name, list(names)))
         values = {names[name]: value for name, value in given.items()}
         drainer = values.pop("drainer", None) or None
-        return cls(drainer, **{key: _seconds(key, value) for key, value in values.items()})
+        checked: dict[str, Any] = {
+            key: (_count if key == "buffer" else _seconds)(key, value)
+            for key, value in values.items()
+        }
+        return cls(drainer, **checked)
 
 
 def _setting(field: str) -> str:
@@ -88,3 +95,9 @@ def _seconds(key: str, value: Any) -> float:
             f"{_setting(key)} = {value!r}: expected a number of seconds greater than 0."
         )
     return float(value)
+
+
+def _count(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ImproperlyConfigured(f"{_setting(key)} = {value!r}: expected a whole number above 0.")
+    return value

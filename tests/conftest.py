@@ -7,10 +7,26 @@ from typing import Any
 
 import pytest
 from celery import Celery, uuid
+from celery.app.task import Context
+from celery.contrib.testing.worker import start_worker
 
 from .green import DRAINER, MODE, wait_until
+from .rabbitmq import RabbitServer
 from .servers import RedisServer, Worker
 from .tasks import make_app
+
+#: Where results come from; and over which broker, where they are messages.
+KINDS = ("redis", "rpc, rabbitmq", "rpc, redis", "rpc, memory")
+
+#: The fixtures of those whose app is the same for all tests.
+SHARED = {"rpc, redis": "redis_rpc_app", "rpc, memory": "memory_app"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test for each kind of its mark, or of its module's."""
+    kinds = metafunc.definition.get_closest_marker("kinds")
+    if kinds is not None and "app" in metafunc.fixturenames:
+        metafunc.parametrize("app", kinds.args, indirect=True)
 
 
 def pytest_report_header() -> str:
@@ -39,6 +55,21 @@ def worker(broker: RedisServer, results: RedisServer) -> Iterator[Worker]:
     worker.end()
 
 
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[RabbitServer]:
+    server = RabbitServer()
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="session")
+def rabbit_worker(rabbit: RabbitServer) -> Iterator[Worker]:
+    """Takes tasks from RabbitMQ, and sends their results there."""
+    worker = Worker(rabbit.url(), "rpc://")
+    yield worker
+    worker.end()
+
+
 @pytest.fixture
 def make(broker: RedisServer, results: RedisServer) -> Iterator[Callable[..., Celery]]:
     """Make an app on the session's servers, with further settings."""
@@ -46,22 +77,69 @@ def make(broker: RedisServer, results: RedisServer) -> Iterator[Callable[..., Ce
 
     def make(**conf: Any) -> Celery:
         settings = {"result_drainer": DRAINER, **conf}
-        url = settings.pop("results", results.url("web"))
-        made.append(make_app(broker.url(), url, **settings))
+        urls = settings.pop("broker", broker.url()), settings.pop("results", results.url("web"))
+        made.append(make_app(*urls, **settings))
         return made[-1]
 
     yield make
     for app in made:
         if app._backend_cache is not None:
             app.backend.result_consumer.stop()
-            app.backend.client.connection_pool.disconnect()
+            if hasattr(app.backend, "client"):
+                app.backend.client.connection_pool.disconnect()
         app.close()
     wait_until(lambda: not results.clients(), "the end of all connections of the test")
 
 
+@pytest.fixture(scope="session")
+def memory_app() -> Iterator[Celery]:
+    """An app whose broker and worker are in this process."""
+    app = make_app(
+        "memory://",
+        "rpc://",
+        result_drainer=DRAINER,
+        task_track_started=True,
+        broker_transport_options={"polling_interval": 0.01},
+    )
+    options = {"pool": "threads", "concurrency": 16, "loglevel": "WARNING"}
+    with start_worker(app, perform_ping_check=False, **options):
+        yield app
+        app.backend.result_consumer.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_rpc_app(broker: RedisServer) -> Iterator[Celery]:
+    """An app that gets its results as messages of Redis. It lasts, as it takes a second to stop."""
+    app = make_app(broker.url(database=1), "rpc://", result_drainer=DRAINER)
+    worker = Worker(broker.url(database=1), "rpc://")
+    yield app
+    app.backend.result_consumer.stop()
+    worker.end()
+
+
 @pytest.fixture
-def app(make: Callable[..., Celery]) -> Celery:
-    return make()
+def connect(request: pytest.FixtureRequest, make: Callable[..., Celery]) -> Callable[..., Celery]:
+    """Make an app of a kind of results, with a worker for it: one of :data:`KINDS`."""
+
+    def connect(kind: str, **conf: Any) -> Celery:
+        if kind in SHARED:
+            app: Celery = request.getfixturevalue(SHARED[kind])
+            return app
+        if kind == "rpc, rabbitmq":
+            request.getfixturevalue("rabbit_worker")
+            conf.update(broker=request.getfixturevalue("rabbit").url(), results="rpc://")
+        else:
+            request.getfixturevalue("worker")
+        return make(**conf)
+
+    return connect
+
+
+@pytest.fixture
+def app(request: pytest.FixtureRequest, connect: Callable[..., Celery]) -> Celery:
+    """An app that gets its results from Redis, or as the test's mark asks."""
+    kind = getattr(request, "param", None)
+    return connect(kind) if kind else request.getfixturevalue("make")()
 
 
 @pytest.fixture
@@ -70,7 +148,12 @@ def store(app: Celery) -> Callable[..., str]:
 
     def store(value: Any = 42, state: str = "SUCCESS", task_id: str | None = None) -> str:
         task_id = task_id or uuid()
-        app.backend.store_result(task_id, value, state)
+        request = Context(reply_to=getattr(app.backend, "oid", None), correlation_id=task_id)
+        if request.reply_to:
+            # The worker's task was sent, and the queue for its result made.
+            with app.producer_or_acquire() as producer:
+                app.backend.on_task_call(producer, task_id)
+        app.backend.store_result(task_id, value, state, request=request)
         return task_id
 
     return store

@@ -20,6 +20,11 @@ from vine import barrier, promise
 from .green import crowd, size, wait_until
 from .servers import RedisServer
 
+pytestmark = pytest.mark.kinds("redis", "rpc, rabbitmq")
+
+#: For what looks into Redis, or what messages cannot do, in Celery either.
+stored = pytest.mark.kinds("redis")
+
 current: contextvars.ContextVar[str] = contextvars.ContextVar("current")
 
 
@@ -38,7 +43,7 @@ def test_fires_for_a_task_that_finished_before(app: Celery, store: Callable[...,
 
 def test_fires_for_a_result_that_is_ready_already(app: Celery, store: Callable[..., str]) -> None:
     result = app.AsyncResult(store(7))
-    assert result.ready()  # found out by itself, with nothing pending
+    wait_until(result.ready, "the result")  # found out by itself, with nothing pending
     calls: list[object] = []
     result.then(calls.append)
     result.then(calls.append)
@@ -138,6 +143,7 @@ def test_a_failed_task_without_on_error_calls_back(app: Celery, store: Callable[
     assert result.failed()
 
 
+@stored
 def test_weak_does_not_keep_the_result(
     app: Celery, store: Callable[..., str], results: RedisServer
 ) -> None:
@@ -154,6 +160,7 @@ def test_weak_does_not_keep_the_result(
     wait_until(lambda: calls == [kept], "the callback of the one that was kept")
 
 
+@stored
 @pytest.mark.skipif(celery.__version__ < "5.7", reason="Celery did not tell before 5.7")
 def test_forgotten_calls_nothing(
     app: Celery, store: Callable[..., str], results: RedisServer
@@ -224,6 +231,7 @@ def test_the_context_of_then_is_that_of_the_callback(
     assert sorted(seen) == [(i, f"request {i}") for i in range(5)]
 
 
+@stored
 def test_old_django_connections_are_closed(
     app: Celery, store: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -259,7 +267,7 @@ def test_group(app: Celery, worker: object) -> None:
 
 def test_group_of_finished_tasks(app: Celery, store: Callable[..., str]) -> None:
     members = [app.AsyncResult(store(i)) for i in range(3)]
-    assert all(member.ready() for member in members)
+    wait_until(lambda: all(member.ready() for member in members), "the results")
     calls: list[object] = []
     ResultSet(members, app=app).then(lambda result: calls.append(result.get()))
     wait_until(lambda: calls == [[0, 1, 2]], "the callback")
@@ -355,12 +363,14 @@ def test_groups_of_ready_members_all_fire(app: Celery, store: Callable[..., str]
     groups = []
     for i in range(100):
         members = [app.AsyncResult(store(i)) for _ in range(3)]
-        assert all(member.ready() for member in members)
+        for member in members:
+            wait_until(member.ready, "the result")
         groups.append(GroupResult(uuid(), members, app=app))
         groups[-1].then(lambda _, i=i: calls.append(i))
     wait_until(lambda: sorted(calls) == list(range(100)), "all callbacks, once each")
 
 
+@stored
 def test_group_on_error_gets_what_made_a_member_unreadable(
     app: Celery, store: Callable[..., str]
 ) -> None:
@@ -404,6 +414,7 @@ def test_a_cancelled_barrier(app: Celery, store: Callable[..., str]) -> None:
     assert calls == []
 
 
+@stored
 def test_chain_of_a_group(app: Celery, worker: object) -> None:
     add, total = app.tasks["add"], app.tasks["total"]
     calls: list[int] = []

@@ -1,4 +1,4 @@
-"""Celery's result API, with a real worker."""
+"""Celery's result API, with a real worker, for each kind of results."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from celery.exceptions import TaskRevokedError, TimeoutError
 from celery.result import AsyncResult, GroupResult, ResultSet, allow_join_result
 from vine import promise
 
+from .conftest import KINDS
 from .green import crowd, size, spawn, wait_until
 
-pytestmark = pytest.mark.usefixtures("worker")
+pytestmark = pytest.mark.kinds(*KINDS)
+
+#: For what messages cannot do, in Celery either, and what has nothing to do with them.
+stored = pytest.mark.kinds("redis")
 
 
 def test_get(app: Celery) -> None:
@@ -129,9 +133,8 @@ def test_on_message_gets_all_messages_of_its_result_and_no_other(app: Celery) ->
         assert [m["status"] for m in seen if m["status"] != "PROGRESS"] == ["STARTED", "SUCCESS"]
 
 
-def test_on_message_begins_with_the_present_state(app: Celery) -> None:
-    task_id = uuid()
-    app.backend.store_result(task_id, {"step": 7}, "PROGRESS")
+def test_on_message_begins_with_the_present_state(app: Celery, store: Callable[..., str]) -> None:
+    task_id = store({"step": 7}, "PROGRESS")
     seen: list[dict[str, object]] = []
     waiter = spawn(
         lambda: app.AsyncResult(task_id).get(timeout=20, on_message=seen.append, propagate=False)
@@ -141,7 +144,7 @@ def test_on_message_begins_with_the_present_state(app: Celery) -> None:
     later: list[dict[str, object]] = []
     other = spawn(lambda: app.AsyncResult(task_id).get(timeout=20, on_message=later.append))
     wait_until(lambda: later, "the state for the second")
-    app.backend.store_result(task_id, 1, "SUCCESS")
+    store(1, task_id=task_id)
     wait_until(lambda: len(seen) == len(later) == 2, "the end")
     assert [message["status"] for message in seen] == ["PROGRESS", "SUCCESS"]
     assert [message["status"] for message in later] == ["PROGRESS", "SUCCESS"]
@@ -214,6 +217,7 @@ def test_ignored(app: Celery) -> None:
     assert result.get(timeout=0.1) is None
 
 
+@stored
 def test_eager_mode_is_stock(app: Celery) -> None:
     app.conf.task_always_eager = True
     result = app.tasks["add"].delay(2, 3)
@@ -233,6 +237,7 @@ def test_timeout_of_zero_shows_the_state_it_saw(app: Celery) -> None:
     assert [message["status"] for message in seen] == ["PENDING"]
 
 
+@stored
 def test_pickled(app: Celery, make: Callable[..., Celery]) -> None:
     """A result comes back with the backend that the process has, if it is the same."""
     task_id = app.tasks["add"].delay(2, 3).id
@@ -345,6 +350,7 @@ def test_nested_groups(app: Celery) -> None:
     assert outer.get(timeout=30) == [[i + j for j in range(3)] for i in range(3)]
 
 
+@stored
 def test_group_restored(app: Celery) -> None:
     result = group(app.tasks["add"].s(i, i) for i in range(3))()
     result.save()
@@ -364,7 +370,7 @@ def test_chain(app: Celery) -> None:
     assert result.parent.get(timeout=30) == 6
 
 
-def test_chain_raises_what_a_parent_raised(app: Celery) -> None:
+def test_chain_raises_what_a_parent_raised(app: Celery, store: Callable[..., str]) -> None:
     """Also where the end of the chain itself never hears of it."""
     parent = app.tasks["nap"].delay(0.3)
     child = app.AsyncResult(uuid(), parent=parent)
@@ -373,7 +379,7 @@ def test_chain_raises_what_a_parent_raised(app: Celery) -> None:
         if i:
             return child.get(timeout=20)
         time.sleep(0.1)
-        return app.backend.store_result(parent.id, LookupError("parent"), "FAILURE")
+        return store(LookupError("parent"), "FAILURE", parent.id)
 
     assert isinstance(crowd(2, fail_parent)[1], LookupError)
 
@@ -384,30 +390,33 @@ def test_chain_waits_on_after_its_parents_success(app: Celery) -> None:
     assert child.get(timeout=20) == "child"
 
 
-def test_chain_need_not_follow_its_parents(app: Celery) -> None:
-    parent = app.AsyncResult(uuid())
-    app.backend.store_result(parent.id, LookupError("parent"), "FAILURE")
+def test_chain_need_not_follow_its_parents(app: Celery, store: Callable[..., str]) -> None:
+    parent = app.AsyncResult(store(LookupError("parent"), "FAILURE"))
     child = app.AsyncResult(app.tasks["nap"].delay(0.3, "child").id, parent=parent)
     assert child.get(timeout=20, follow_parents=False) == "child"
 
 
+@stored
 def test_chord(app: Celery) -> None:
     add, total = app.tasks["add"], app.tasks["total"]
     assert chord((add.s(i, i) for i in range(10)), total.s())().get(timeout=30) == 90
 
 
+@stored
 def test_chord_fails_with_a_member(app: Celery) -> None:
     result = chord([app.tasks["add"].s(1, 1), app.tasks["fail"].s()], app.tasks["total"].s())()
     with pytest.raises(Exception, match="on purpose"):
         result.get(timeout=30)
 
 
+@stored
 def test_group_in_a_chain(app: Celery) -> None:
     add, total = app.tasks["add"], app.tasks["total"]
     result = chain(add.s(1, 1), group(add.s(1), add.s(2)), total.s())()
     assert result.get(timeout=30) == 7
 
 
+@stored
 def test_collect(app: Celery) -> None:
     result = app.tasks["spread"].delay(3)
     result.get(timeout=30)

@@ -13,12 +13,17 @@ from kombu.utils.imports import symbol_by_name
 
 from ..settings import Settings
 
-__all__ = ("redis_backend", "sentinel_backend")
+__all__ = ("redis_backend", "rpc_backend", "sentinel_backend")
 
 
 def redis_backend(app: Any, **kwargs: Any) -> Any:
     """``redis://`` and ``rediss://``."""
     return _backend("redis", ".redis:RedisBackend", app, kwargs)
+
+
+def rpc_backend(app: Any, **kwargs: Any) -> Any:
+    """``rpc://``."""
+    return _backend("rpc", ".rpc:RpcBackend", app, kwargs)
 
 
 def sentinel_backend(app: Any, **kwargs: Any) -> Any:

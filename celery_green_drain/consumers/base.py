@@ -45,6 +45,9 @@ class Statistics:
     connections: int
     #: Times that they were opened.
     connects: int
+    #: Results that were dropped, as too many came that nobody had asked for. Only where they come
+    #: over a message queue.
+    evicted: int
 
 
 class ResultConsumer(ABC):
@@ -83,6 +86,11 @@ class ResultConsumer(ABC):
         self._connects = 0
 
     @property
+    def evictions(self) -> int:
+        """Results that were dropped unasked for."""
+        return 0
+
+    @property
     def backend(self) -> Any:
         """The backend; it outlives every turn of the loop but the last."""
         return self._backend()
@@ -110,6 +118,7 @@ class ResultConsumer(ABC):
             unreadable=self._unreadable,
             connections=self.connections,
             connects=self._connects,
+            evicted=self.evictions,
         )
 
     # -- for everybody

@@ -13,7 +13,6 @@ alone, and it alone writes to them: nothing here needs a lock.
 from __future__ import annotations
 
 import selectors
-import ssl
 import time
 import weakref
 from collections import deque
@@ -31,12 +30,11 @@ from redis.exceptions import (
     ConnectionError,
     NoPermissionError,
     RedisError,
-    TimeoutError,
 )
 from redis.retry import Retry
 
 from ..pending import Wait
-from .base import ResultConsumer
+from .session import Session, SessionConsumer, not_blocking, nothing_there
 from .waker import Waker
 
 if TYPE_CHECKING:
@@ -53,46 +51,20 @@ BATCH = 500
 #: Seconds that ids to unsubscribe from may gather, where nothing else is to be sent.
 LINGER = 0.05
 
-#: Errors that no new attempt will mend: who waits is told at once.
-REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 
-
-class RedisResultConsumer(ResultConsumer):
+class RedisResultConsumer(SessionConsumer):
     """Drains Redis pub/sub. See the module for how."""
 
     connection_errors = (RedisError, OSError)
+    refusals = (AuthenticationError, AuthorizationError, NoPermissionError)
 
-    def _begin(self) -> None:
-        super()._begin()
-        self._session: Session | None = None
-
-    @property
-    def connections(self) -> int:
-        return 0 if self._session is None else Session.CONNECTIONS
+    def open_session(self) -> RedisSession:
+        return RedisSession(self)
 
     def want(self, pending: PendingResult, wait: Wait | None = None) -> None:
         # A task id that can be no key is refused here, where its owner hears of it.
         self.backend.get_key_for_task(pending.task_id)
         super().want(pending, wait)
-
-    def drain_events(self, timeout: float | None = None) -> None:
-        session = self._session
-        try:
-            self._read_notes()
-            if session is None:
-                self._session = Session(self)
-                self._connects += 1
-            else:
-                session.turn(timeout)
-        except BaseException as exc:
-            if isinstance(exc, REFUSALS):
-                self.table.fail(self.table, exc)
-            if session is not None:
-                # This very one: after a fork the child may have another by now.
-                session.close()
-                if self._session is session:
-                    self._session = None
-            raise
 
     def on_wanted(self, task_id: str) -> None:
         if self._session is not None:
@@ -102,24 +74,9 @@ class RedisResultConsumer(ResultConsumer):
         if self._session is not None:
             self._session.drop(task_id)
 
-    def wake(self) -> None:
-        session = self._session
-        if session is not None:
-            session.waker.wake()
 
-    def disconnect(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
-
-    def forget_connections(self) -> object:
-        if self._session is not None:
-            self._session.forgotten = True
-        return self._session
-
-
-class Session:
-    """A pair of connections, from their opening to their end, and what was asked over them.
+class RedisSession(Session):
+    """A pair of connections, and what was asked over them.
 
     :raises ConnectionError: where they cannot be opened, and what else Redis may say then.
     """
@@ -132,8 +89,6 @@ class Session:
         self._deliver = consumer.deliver
         self._drainer = consumer.drainer
         self._settings = consumer.settings
-        #: Whether this belongs to the process that forked, and is not to be touched.
-        self.forgotten = False
         self._table.doubt()
         #: Channel → task id, for all that the server knows, or will know once it has read.
         self._subscribed: dict[bytes, str] = {}
@@ -166,12 +121,10 @@ class Session:
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Close both connections, unless they are another process's."""
         if not self.forgotten:
             self._opened.close()
 
     def turn(self, timeout: float | None) -> None:
-        """Send what is due, wait for something to arrive, and handle all of it."""
         self._send()
         ready = [key.data for key, _ in self._selector.select(self._patience(timeout))]
         if self.forgotten:
@@ -323,16 +276,13 @@ class Link:
         :raises ConnectionError: where the connection has ended.
         """
         self._heard = time.monotonic()
-        patience = self._socket.gettimeout()
-        self._socket.settimeout(0)
         try:
-            while True:
-                yield self._connection.read_response(disconnect_on_error=False)
+            with not_blocking(self._socket):
+                while True:
+                    yield self._connection.read_response(disconnect_on_error=False)
         except RedisError as exc:
-            if not _nothing_there(exc):
+            if not nothing_there(exc):
                 raise
-        finally:
-            self._socket.settimeout(patience)
 
     def due(self, heartbeat: float) -> float:
         """When :meth:`check` has something to say."""
@@ -352,17 +302,6 @@ class Link:
 
     def close(self) -> None:
         self._connection.disconnect()
-
-
-def _nothing_there(exc: BaseException | None) -> bool:
-    """Whether *exc* only says that a socket which does not block has nothing to read.
-
-    redis-py has no error for that. eventlet's TLS sockets say that the time is up.
-    """
-    nothing = (BlockingIOError, ssl.SSLWantReadError, TimeoutError)
-    while exc is not None and not isinstance(exc, nothing):
-        exc = exc.__context__
-    return exc is not None
 
 
 def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:

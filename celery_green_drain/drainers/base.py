@@ -24,7 +24,7 @@ __all__ = ("Backoff", "Drainer", "Signal")
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that :meth:`Drainer.stop` waits at most for the loop to end.
+#: Seconds that :meth:`Drainer.stop` waits at most for the loop to end, unless told otherwise.
 STOP_TIMEOUT = 10.0
 
 #: Seconds that a connection must have held to count as back: a server that is just starting
@@ -140,8 +140,8 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
                 self._running = False
                 raise
 
-    def stop(self) -> None:
-        """End the loop, and wait for its end, some seconds at most.
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """End the loop, and wait for its end, *timeout* seconds at most.
 
         Who still waits gets :exc:`~celery_green_drain.DrainerStopped`. Callbacks stay
         registered, and are served after the next :meth:`start`. Further calls have no effect.
@@ -149,7 +149,7 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         ended = self._ended
         if self._running:
             self.ask_to_stop()
-            ended.wait(STOP_TIMEOUT)
+            ended.wait(timeout)
 
     def ask_to_stop(self) -> None:
         """Let the loop end at its next turn. Neither waits nor switches, so finalisers may."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from .base import STOP_TIMEOUT
 from .thread import ThreadDrainer
 
 __all__ = ("borrow",)
@@ -33,7 +34,7 @@ class _Borrowed(ThreadDrainer):
     def start(self) -> None:
         self._theirs.start()
 
-    def stop(self) -> None:
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         self.ask_to_stop()
         self._theirs.stop()
         self.result_consumer.on_drainer_end(stopped=True)

@@ -1,0 +1,177 @@
+"""The reply queue over AMQP: py-amqp's protocol, read in large pieces and never blocking.
+
+py-amqp itself reads a message in nine calls, and spins where it has half a frame and the
+socket does not block. So its frames are cut here, and handed to it.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+import kombu
+from amqp import spec
+from amqp.exceptions import AMQPError, RecoverableConnectionError, UnexpectedFrame
+
+from .session import Session, not_blocking, nothing_there
+from .waker import Waker
+
+if TYPE_CHECKING:
+    from .rpc import RpcResultConsumer
+
+__all__ = ("AmqpSession",)
+
+#: Bytes read at once.
+CHUNK = 256 * 1024
+
+#: Messages handled before others may run.
+BATCH = 500
+
+#: Seconds that the broker has to agree to the end of a connection.
+FAREWELL = 1.0
+
+#: Type, channel and size of a frame, and the octet that ends it.
+HEADER = Struct(">BHI")
+END = 0xCE
+
+
+class AmqpSession(Session):
+    """A connection that consumes the reply queue.
+
+    :raises kombu.exceptions.OperationalError: where it cannot be opened.
+    """
+
+    def __init__(self, consumer: RpcResultConsumer, connection: kombu.Connection) -> None:
+        self._drainer = consumer.drainer
+        self._receive = consumer.receive
+        self._connection = connection
+        self._socket: Any = None
+        #: The beginning of a frame.
+        self._rest = b""
+        #: Delivery tags: of what was handed over, and of what the broker knows of.
+        self._handed_over = self._acknowledged = 0
+        with ExitStack() as opened:
+            opened.callback(self._abort)
+            # Each broker of a list in turn, without a pause: the drainer makes those.
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+            self._amqp = connection.connection
+            self._socket = self._amqp.sock
+            self._socket.settimeout(max(consumer.settings.heartbeat, connection.connect_timeout))
+            self._channel = connection.channel()
+            self._queue = consumer.queue()(self._channel)
+            self._queue.declare()
+            consumer.consume(self._channel, self._queue, self._on_message)
+            self.waker = opened.enter_context(closing(Waker()))
+            self._selector = opened.enter_context(closing(self._drainer.selector()))
+            for source in (self.waker, self._socket):
+                self._selector.register(source, selectors.EVENT_READ, source)
+            self._heard = self._said = time.monotonic()
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        if not self.forgotten:
+            self._opened.close()
+
+    def _abort(self) -> None:
+        if self._socket is not None:
+            # With TLS it would wait for the broker's farewell.
+            with suppress(OSError):
+                self._socket.settimeout(0)
+        self._connection.collect()
+
+    def leave(self, delete: bool) -> None:
+        """Say goodbye to the broker and close; *delete* the queue before."""
+        with suppress(AMQPError, OSError):
+            if delete:
+                self._channel.queue_delete(self._queue.name, nowait=True)
+            self._amqp.send_method(spec.Connection.Close, "BsBB", (0, "", 0, 0))
+            deadline = time.monotonic() + FAREWELL
+            while self._amqp.connected and time.monotonic() < deadline:
+                self.turn(deadline - time.monotonic())
+        self.close()
+
+    def turn(self, timeout: float | None) -> None:
+        ready = [key.data for key, _ in self._selector.select(self._patience(timeout))]
+        if self.forgotten:
+            return
+        if self.waker in ready:
+            self.waker.clear()
+        if self._socket in ready:
+            self._read()
+        self._look_after(time.monotonic())
+
+    # -- what arrives
+
+    def _read(self) -> None:
+        while (data := self._receive_bytes()) is not None:
+            for count, frame in enumerate(self._frames(data), 1):
+                self._amqp.on_inbound_frame(frame)
+                if count % BATCH == 0:
+                    self._drainer.sleep(0)
+            self._acknowledge()
+
+    def _receive_bytes(self) -> bytes | None:
+        self._heard = time.monotonic()
+        try:
+            with not_blocking(self._socket):
+                data: bytes = self._socket.recv(CHUNK)
+        except OSError as exc:
+            if nothing_there(exc):
+                return None
+            raise
+        if not data:
+            raise RecoverableConnectionError("The broker closed the connection.")
+        return data
+
+    def _frames(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
+        data = self._rest + data if self._rest else data
+        start, size = 0, len(data)
+        while start + HEADER.size < size:
+            kind, channel, length = HEADER.unpack_from(data, start)
+            body = start + HEADER.size
+            end = body + length
+            if end >= size:
+                break
+            if data[end] != END:
+                raise UnexpectedFrame(f"A frame ends with {data[end]:#x}, not with {END:#x}.")
+            yield kind, channel, data[body:end]
+            start = end + 1
+        self._rest = data[start:]
+
+    def _on_message(self, message: Any) -> None:
+        self._receive(message)
+        self._handed_over = message.delivery_tag
+
+    def _acknowledge(self) -> None:
+        if self._acknowledged != self._handed_over:
+            self._acknowledged = self._handed_over
+            self._channel.basic_ack(self._handed_over, multiple=True)
+
+    # -- the health of the connection
+
+    def _patience(self, timeout: float | None) -> float:
+        """How long to wait for something to arrive, in seconds."""
+        now = time.monotonic()
+        waits = [self._said + self._interval - now, self._heard + 3 * self._interval - now]
+        if timeout is not None:
+            waits.append(timeout)
+        return max(0.0, min(waits))
+
+    @property
+    def _interval(self) -> float:
+        """Seconds between two heartbeats: both sides send two in the time they agreed on."""
+        interval: float = self._amqp.heartbeat / 2
+        return interval
+
+    def _look_after(self, now: float) -> None:
+        if now - self._heard >= 3 * self._interval:
+            raise RecoverableConnectionError(
+                f"The broker has sent no heartbeat for {now - self._heard:.1f} s."
+            )
+        if now - self._said >= self._interval:
+            self._said = now
+            self._amqp.send_heartbeat()

@@ -1,0 +1,142 @@
+"""What has come over a message queue, for those who ask later: nothing else keeps it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict, deque
+from typing import Any, NamedTuple
+
+from kombu.serialization import loads
+
+from ..errors import ResultEvicted
+
+__all__ = ("Arrived", "Payload")
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of results that are kept although somebody has got them, for who asks once more.
+READ_SIZE = 16 * 1024 * 1024
+
+#: How many evicted results are remembered, in sizes of the buffer.
+MEMORY = 10
+
+#: Seconds between two lines in the log about evictions.
+REPORT = 60.0
+
+
+class Payload(NamedTuple):
+    """A state as it was sent. Each who asks decodes it anew, and owns what it gets."""
+
+    body: Any
+    content_type: str | None
+    content_encoding: str | None
+    #: Whether it is the task's last state.
+    last: bool
+
+    def decode(self, accept: Any) -> Any:
+        return loads(self.body, self.content_type, self.content_encoding, accept=accept)
+
+
+class Arrived:
+    """Task id → the latest :class:`Payload`.
+
+    The drain loop writes, and anybody may read, or :meth:`forget`.
+
+    :param limit: how many are kept that nobody has asked for. The oldest go first.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._unread: OrderedDict[str, Payload] = OrderedDict()
+        self._read: OrderedDict[str, Payload] = OrderedDict()
+        self._read_size = 0
+        #: Last states that were dropped although nobody had asked for them.
+        self.evictions = 0
+        self._reported = 0
+        self._reported_at = float("-inf")
+        #: Hashes of their task ids: an id itself would take three times as much.
+        self._evicted: set[int] = set()
+        self._evicted_in_order: deque[int] = deque()
+
+    def __len__(self) -> int:
+        return len(self._unread)
+
+    def get(self, task_id: str) -> Payload | None:
+        """The latest state of a task; None: none has come so far.
+
+        :raises ResultEvicted: where it has come, and was dropped.
+        """
+        payload = self._unread.get(task_id) or self._read.get(task_id)
+        if payload is None and hash(task_id) in self._evicted:
+            raise ResultEvicted(
+                f"The result of task {task_id} has come, and is no longer kept: since then more "
+                f"than {self._limit} others came. Ask sooner, raise result_drainer_buffer, or set "
+                "ignore_result for tasks whose results nobody reads."
+            )
+        return payload
+
+    def put(self, task_id: str, payload: Payload, read: bool) -> None:
+        """Keep *payload*, unless the task's last state is there already.
+
+        :param read: somebody gets it just now.
+        """
+        known = self._unread.get(task_id) or self._read.get(task_id)
+        if known is not None and known.last and not payload.last:
+            return  # overtaken, or sent again
+        if read or task_id in self._read:
+            self._unread.pop(task_id, None)
+            self._put_read(task_id, payload)
+        else:
+            self._unread[task_id] = payload
+            if len(self._unread) > self._limit:
+                self._evict()
+
+    def mark_read(self, task_id: str) -> None:
+        """Somebody has got the state of this task."""
+        payload = self._unread.pop(task_id, None)
+        if payload is not None:
+            self._put_read(task_id, payload)
+
+    def forget(self, task_id: str) -> None:
+        """Nobody will ask for it."""
+        self._unread.pop(task_id, None)
+        self._take_read(task_id)
+
+    def _put_read(self, task_id: str, payload: Payload) -> None:
+        self._take_read(task_id)
+        self._read[task_id] = payload
+        self._read_size += len(payload.body)
+        while self._read and (self._read_size > READ_SIZE or len(self._read) > self._limit):
+            oldest, _ = next(iter(self._read.items()))
+            self._take_read(oldest)
+            self._remember(oldest)
+
+    def _take_read(self, task_id: str) -> None:
+        payload = self._read.pop(task_id, None)
+        if payload is not None:
+            self._read_size -= len(payload.body)
+
+    def _remember(self, task_id: str) -> None:
+        self._evicted.add(hash(task_id))
+        self._evicted_in_order.append(hash(task_id))
+        if len(self._evicted_in_order) > MEMORY * self._limit:
+            self._evicted.discard(self._evicted_in_order.popleft())
+
+    def _evict(self) -> None:
+        task_id, payload = self._unread.popitem(last=False)
+        if not payload.last:
+            return  # a further state will come
+        self.evictions += 1
+        self._remember(task_id)
+        now = time.monotonic()
+        if now - self._reported_at >= REPORT:
+            logger.warning(
+                "Dropped %d results (%d in all) that nobody has asked for, the last one that of "
+                "task %s: more than %d had come. See result_drainer_buffer.",
+                self.evictions - self._reported,
+                self.evictions,
+                task_id,
+                self._limit,
+            )
+            self._reported, self._reported_at = self.evictions, now

@@ -1,0 +1,200 @@
+"""Results from a message queue: one connection, and one queue that belongs to this process.
+
+Each task that is sent names the queue in its ``reply_to``, whichever greenlet sends it. What
+arrives is kept, as nothing else keeps it, and handed to those who wait for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import kombu
+from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
+from kombu.exceptions import DecodeError, KombuError
+
+from ..pending import Meta
+from .amqp import AmqpSession
+from .arrived import Arrived, Payload
+from .session import Session, SessionConsumer
+from .virtual import VirtualSession
+
+__all__ = ("ReplyQueue", "RpcResultConsumer")
+
+#: Longest time that the broker keeps a queue which nobody uses, in seconds; RabbitMQ has a limit.
+LONGEST = 49 * 24 * 3600
+
+#: The same where results never expire.
+DAY = 24 * 3600
+
+#: Seconds that the end of the process may be held up by, to delete the queue.
+FAREWELL = 2.0
+
+
+class ReplyQueue(kombu.Queue):  # type: ignore[misc]
+    """The queue that results come to."""
+
+    can_cache_declaration = False  # the consumer knows when it has to be declared
+
+
+class RpcResultConsumer(SessionConsumer):
+    """Drains the reply queue. See the module for how."""
+
+    connection_errors = (AMQPError, KombuError, OSError)
+    refusals = (AccessRefused, NotAllowed)
+
+    def __init__(self, backend: Any, app: Any = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(backend, app, *args, **kwargs)
+        _consumers.add(self)
+
+    def _begin(self) -> None:
+        super()._begin()
+        #: Another one in each process, so that nobody gets what is another's.
+        self.queue_name = str(uuid4())
+        self.arrived = Arrived(self.settings.buffer)
+        #: Connections of senders over which the queue was declared: a broker may lose it.
+        self.declared: weakref.WeakSet[Any] = weakref.WeakSet()
+        # The same object for all attempts: it knows which of several brokers is the next.
+        self._connection: Any = None
+        self._leaving = False
+
+    @property
+    def evictions(self) -> int:
+        return self.arrived.evictions
+
+    def queue(self) -> ReplyQueue:
+        """The queue, which outlives a lost connection, and not for ever its process."""
+        backend = self.backend
+        return ReplyQueue(
+            self.queue_name,
+            backend.exchange,
+            self.queue_name,
+            durable=True,
+            auto_delete=False,
+            expires=min(backend.expires or DAY, LONGEST),
+        )
+
+    # -- what arrives
+
+    def open_session(self) -> Session:
+        if self._connection is None:
+            # AMQP counts whole seconds.
+            heartbeat = math.ceil(self.settings.heartbeat)
+            self._connection = self.backend.app.connection(heartbeat=heartbeat)
+        connection = self._connection
+        self.connection_errors += connection.connection_errors + connection.channel_errors
+        kind = AmqpSession if connection.transport.driver_name == "py-amqp" else VirtualSession
+        return kind(self, connection)
+
+    def consume(
+        self, channel: Any, queue: Any, on_message: Callable[[Any], None], no_ack: bool = False
+    ) -> None:
+        """Have *on_message* called with each message of *queue*."""
+        kombu.Consumer(
+            channel,
+            [queue],
+            no_ack=no_ack,
+            on_message=on_message,
+            on_decode_error=lambda message, exc: on_message(message),
+            accept=self.backend.accept,
+            auto_declare=False,
+        ).consume()
+
+    def receive(self, message: Any) -> None:
+        """Take a message of the queue, whatever it is."""
+        task_id = message.properties.get("correlation_id")
+        try:
+            meta = _meta(message)
+            task_id = meta["task_id"]
+            last = meta["status"] in self.backend.READY_STATES
+        except Exception as exc:
+            self._receive_unreadable(task_id, message, exc)
+            return
+        waited_for = task_id in self.table
+        self.arrived.put(task_id, _payload(message, last), read=waited_for)
+        if waited_for:
+            self.deliver(task_id, lambda: self.backend.meta_from_decoded(meta))
+
+    def _receive_unreadable(self, task_id: str | None, message: Any, exc: Exception) -> None:
+        self.cannot_read(task_id or "(unknown)", exc)
+        if task_id is not None:
+            self.arrived.put(task_id, _payload(message, True), read=task_id in self.table)
+            self.table.fail([task_id], exc)
+
+    def decode(self, payload: Payload) -> Meta:
+        """The state that *payload* tells."""
+        meta: Meta = self.backend.meta_from_decoded(_checked(payload.decode(self.backend.accept)))
+        return meta
+
+    # -- who asks
+
+    def on_wanted(self, task_id: str) -> None:
+        try:
+            payload = self.arrived.get(task_id)
+        except Exception as exc:
+            self.table.fail([task_id], exc)
+            return
+        if payload is not None:
+            self.arrived.mark_read(task_id)
+            self.deliver(task_id, lambda: self.decode(payload))
+
+    def latest(self, task_id: str) -> Meta | None:
+        """The latest state of a task that has come; None: there is none.
+
+        :raises ResultEvicted: where it came, and is no longer kept.
+        """
+        payload = self.arrived.get(task_id)
+        if payload is None:
+            return None
+        if payload.last:
+            self._note(self.arrived.mark_read, task_id)
+        return self.decode(payload)
+
+    # -- the ends of things
+
+    def on_drainer_end(self, stopped: bool) -> None:
+        session = self._session
+        if stopped and session is not None:
+            # Who waits may do so again later, and the answer may come meanwhile.
+            still_wanted = self.backend is not None and (len(self.table) > 0 or self.asked)
+            delete = self._leaving or not still_wanted
+            if delete:
+                self.declared.clear()
+            session.leave(delete)
+        if self._leaving:
+            self._session = None
+        else:
+            super().on_drainer_end(stopped)
+
+    def leave(self) -> None:
+        """The process ends: delete the queue."""
+        self._leaving = True
+        if self._drainer is not None:
+            self._drainer.stop(FAREWELL)
+
+
+def _meta(message: Any) -> Any:
+    return _checked(message.decode())
+
+
+def _checked(meta: Any) -> Any:
+    if not (isinstance(meta, dict) and "task_id" in meta and "status" in meta):
+        raise DecodeError(f"This is not the state of a task: {meta!r:.100}")
+    return meta
+
+
+def _payload(message: Any, last: bool) -> Payload:
+    return Payload(message.body, message.content_type, message.content_encoding, last)
+
+
+_consumers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
+
+
+@atexit.register
+def _leave() -> None:
+    for consumer in list(_consumers):
+        consumer.leave()

@@ -1,0 +1,145 @@
+"""A TCP proxy that misbehaves on request: a process of its own, as the tests' is patched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from .green import wait_until
+from .servers import Process, free_port
+
+
+class Proxy:
+    """What stands between a client and ``127.0.0.1:target``.
+
+    :param delay: seconds that each byte travels, each way.
+    """
+
+    def __init__(self, target: int, delay: float = 0.0) -> None:
+        self.port, self._control = free_port(), free_port()
+        ports = (str(port) for port in (self.port, target, self._control))
+        self.process = Process(sys.executable, "-m", "tests.proxy", *ports)
+        wait_until(self._listens, "the proxy")
+        self.tell(f"delay {delay}")
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            self.tell("pass")
+            return True
+        return False
+
+    def tell(self, command: str) -> None:
+        with socket.create_connection(("127.0.0.1", self._control), 5) as control:
+            control.sendall(f"{command}\n".encode())
+            assert control.recv(16) == b"done\n", self.process.output()
+
+    def swallow(self) -> None:
+        """Let nothing through any more, over connections old and new, and close none."""
+        self.tell("swallow")
+
+    def trickle(self) -> None:
+        """Let each byte through by itself."""
+        self.tell("trickle")
+
+    def pass_on(self) -> None:
+        """Let everything through, over new connections. What was swallowed is lost."""
+        self.tell("pass")
+
+    def reset(self) -> None:
+        """Reset all connections."""
+        self.tell("reset")
+
+    def refuse(self) -> None:
+        """Reset all connections, and each new one."""
+        self.tell("refuse")
+
+    def end(self) -> None:
+        self.process.end()
+
+
+@contextlib.contextmanager
+def proxied(target: int, delay: float = 0.0) -> Iterator[Proxy]:
+    proxy = Proxy(target, delay)
+    try:
+        yield proxy
+    finally:
+        proxy.end()
+
+
+class _Server:
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.mode = "pass"
+        self.delay = 0.0
+        self.writers: set[asyncio.StreamWriter] = set()
+        self.tasks: set[Any] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.add(writer)
+        if self.mode == "refuse":
+            self._reset(writer)
+            return
+        try:
+            there = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:
+            self._reset(writer)
+            return
+        self.writers.add(there[1])
+        # Who came while all was swallowed stays so, though later ones may pass.
+        dead = self.mode == "swallow"
+        for source, target in ((reader, there[1]), (there[0], writer)):
+            task = asyncio.ensure_future(self._pump(source, target, dead))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def _pump(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, dead: bool
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                dead = dead or self.mode == "swallow"
+                if dead:
+                    continue
+                step = 1 if self.mode == "trickle" else len(data)
+                for start in range(0, len(data), step):
+                    loop.call_later(self.delay, target.write, data[start : start + step])
+                    if step == 1:
+                        await asyncio.sleep(0.0005)
+        if not dead and self.mode != "swallow":
+            loop.call_later(self.delay, target.close)
+
+    def _reset(self, writer: asyncio.StreamWriter) -> None:
+        sock = writer.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async def control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command, *arguments = (await reader.readline()).decode().split()
+        if command == "delay":
+            self.delay = float(arguments[0])
+        elif command in ("reset", "refuse"):
+            for other in self.writers:
+                self._reset(other)
+            self.writers.clear()
+        if command not in ("delay", "reset"):
+            self.mode = command
+        writer.write(b"done\n")
+        writer.close()
+
+
+async def _main(port: int, target: int, control: int) -> None:
+    server = _Server(target)
+    await asyncio.start_server(server.serve, "127.0.0.1", port)
+    listener = await asyncio.start_server(server.control, "127.0.0.1", control)
+    await listener.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*map(int, sys.argv[1:])))
