@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import amqp
 
@@ -87,6 +89,20 @@ class RabbitServer:
         self.mapper.end(signal.SIGKILL)
         self.folder.cleanup()
 
+    def queues(self) -> set[str]:
+        """The names of all queues. To ask so is not to use them, so they may expire."""
+        script = Path(rabbitmq_executable()).with_name("rabbitmqctl")
+        command = (str(script), "--silent", "list_queues", "name", "--no-table-headers")
+        control = Process(*command, **self.environment)
+        control.popen.wait()
+        assert control.popen.returncode == 0, control.output()
+        return set(control.output().split())
+
+    def consumers(self, queue: str) -> int:
+        """How many consumers a queue has."""
+        with self.connect() as connection, connection.channel() as channel:
+            return int(channel.queue_declare(queue, passive=True).consumer_count)
+
     def messages(self, queue: str) -> int | None:
         """How many messages wait in a queue; None: there is no such queue."""
         with self.connect() as connection, connection.channel() as channel:
@@ -95,17 +111,13 @@ class RabbitServer:
             except amqp.NotFound:
                 return None
 
-    def connections(self, port: int | None = None) -> int:
-        """How many connections are open to it, or to a proxy before it, as the kernel tells."""
-        wanted = f":{port or self.port:04X}"
-        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-        rows = [line.split() for line in lines]
-        return sum(row[2].endswith(wanted) and row[3] == "01" for row in rows)
-
-    def publish(self, queue: str, *bodies: str | bytes, **properties: str) -> None:
-        """Put messages into a queue, as they are."""
+    def publish(
+        self, queue: str, messages: Iterable[tuple[str | bytes, str | None]], **properties: Any
+    ) -> None:
+        """Put messages into a queue as they are: bodies, and the tasks that they are of."""
         properties = {"content_type": "application/json", "content_encoding": "utf-8", **properties}
         with self.connect() as connection, connection.channel() as channel:
-            channel.confirm_select()
-            for body in bodies:
-                channel.basic_publish(amqp.Message(body, **properties), routing_key=queue)
+            for body, task_id in messages:
+                own = {} if task_id is None else {"correlation_id": task_id}
+                channel.basic_publish(amqp.Message(body, **properties, **own), routing_key=queue)
+            channel.queue_declare(queue, passive=True)  # all of them are there

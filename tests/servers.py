@@ -127,15 +127,21 @@ class RedisServer:
 
 
 class Worker:
-    """A Celery worker: stock, unpatched, in a process of its own."""
+    """A Celery worker: stock, unpatched, in a process of its own.
 
-    def __init__(self, broker: str, results: str) -> None:
+    :param persistent: it makes sure that the broker keeps its results, whatever happens.
+    """
+
+    def __init__(
+        self, broker: str, results: str, persistent: bool = False, pool: str = "threads"
+    ) -> None:
         self.process = Process(
             *(sys.executable, "-m", "celery", "-A", "tests.tasks", "worker"),
-            *("--pool", "threads", "--concurrency", "16", "--loglevel", "INFO"),
+            *("--pool", pool, "--concurrency", "16", "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             TESTS_BROKER=broker,
             TESTS_RESULTS=results,
+            TESTS_PERSISTENT="yes" if persistent else "",
         )
         wait_until(self._ready, "the Celery worker", timeout=60)
 
@@ -145,4 +151,4 @@ class Worker:
         return " ready." in self.process.output()
 
     def end(self) -> None:
-        self.process.end()
+        self.process.end(signal.SIGKILL)

@@ -80,5 +80,7 @@ if "TESTS_BROKER" in os.environ:
         os.environ["TESTS_RESULTS"],
         task_track_started=True,
         result_backend_always_retry=True,
+        result_persistent=bool(os.environ.get("TESTS_PERSISTENT")),
+        broker_transport_options={"confirm_publish": bool(os.environ.get("TESTS_PERSISTENT"))},
     )
     app.set_current()

@@ -84,7 +84,7 @@ class RpcResultConsumer(SessionConsumer):
         if self._connection is None:
             # AMQP counts whole seconds.
             heartbeat = math.ceil(self.settings.heartbeat)
-            self._connection = self.backend.app.connection(heartbeat=heartbeat)
+            self._connection = self.backend.app.connection_for_read(heartbeat=heartbeat)
         connection = self._connection
         self.connection_errors += connection.connection_errors + connection.channel_errors
         kind = AmqpSession if connection.transport.driver_name == "py-amqp" else VirtualSession

@@ -1,0 +1,521 @@
+"""Results from a message queue: RabbitMQ, and what it and the network between may do."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from celery import Celery, chain, chord, group, uuid
+from celery.exceptions import ImproperlyConfigured
+from celery.result import GroupResult
+from kombu.exceptions import ContentDisallowed, DecodeError
+
+from celery_green_drain import DrainerStopped, ResultEvicted
+from celery_green_drain.consumers.amqp import AmqpSession
+from celery_green_drain.consumers.virtual import VirtualSession
+
+from .green import GREEN, crowd, drain_loops, kill, size, spawn, wait_until
+from .proxy import Proxy, proxied
+from .rabbitmq import RabbitServer
+from .servers import Worker
+
+pytestmark = pytest.mark.kinds("rpc, rabbitmq")
+
+
+@pytest.fixture
+def own() -> Iterator[RabbitServer]:
+    """A RabbitMQ that the test may kill."""
+    server = RabbitServer()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def through(
+    make: Callable[..., Celery], rabbit: RabbitServer, rabbit_worker: Worker
+) -> Iterator[Callable[..., tuple[Celery, Proxy]]]:
+    """Make an app whose results pass a proxy, and with *everything* its tasks as well."""
+    with ExitStack() as stack:
+
+        def through(
+            delay: float = 0, everything: bool = False, **conf: Any
+        ) -> tuple[Celery, Proxy]:
+            proxy = stack.enter_context(proxied(rabbit.port, delay))
+            passing, beside = rabbit.url(proxy.port), rabbit.url()
+            app = make(
+                broker=passing if everything else beside,
+                broker_read_url=passing,
+                results="rpc://",
+                **conf,
+            )
+            return app, proxy
+
+        yield through
+
+
+def consumer(app: Celery) -> Any:
+    return app.backend.result_consumer
+
+
+# -- the queue
+
+
+def test_one_queue_whichever_greenlet_sends(app: Celery, rabbit: RabbitServer) -> None:
+    sent = crowd(size(500, 50), lambda i: app.tasks["add"].delay(i, 1))
+    values = crowd(len(sent), lambda i: sent[-1 - i].get(timeout=60))
+    assert values == [i + 1 for i in range(len(sent))][::-1]
+    assert consumer(app).statistics().connections == consumer(app).statistics().connects == 1
+    assert rabbit.consumers(app.backend.oid) == 1
+    assert drain_loops() == 1
+
+
+def test_requests_in_greenlets_of_their_own(app: Celery, rabbit: RabbitServer) -> None:
+    count, at_once = size(2000, 200), size(200, 20)
+    queues = rabbit.queues()
+    for begin in range(0, count, at_once):
+        values = crowd(at_once, lambda i: app.tasks["add"].delay(i, begin).get(timeout=60))  # noqa: B023
+        assert values == list(range(begin, begin + at_once))
+    assert rabbit.queues() - queues == {app.backend.oid}
+    assert rabbit.consumers(app.backend.oid) == 1
+    assert consumer(app).statistics().connects == 1
+    assert drain_loops() == 1
+    assert rabbit.messages(app.backend.oid) == 0
+
+
+def test_reply_to_of_the_users_is_left_alone(app: Celery, rabbit: RabbitServer) -> None:
+    with rabbit.connect() as connection, connection.channel() as channel:
+        queue = channel.queue_declare("theirs").queue
+        app.tasks["add"].apply_async((1, 2), reply_to=queue)
+        wait_until(lambda: rabbit.messages(queue), "the result in the user's queue")
+        channel.queue_delete(queue)
+
+
+def test_a_chain_of_chains_comes_here(app: Celery) -> None:
+    """The workers send its later tasks, on behalf of this process."""
+    add = app.tasks["add"].s
+    result = chain(add(1, 1), chain(add(2), add(3)), group(add(4), chain(add(5), add(6))))()
+    assert result.get(timeout=30) == [11, 18]
+    linked = add(10)
+    linked.freeze()
+    app.tasks["add"].apply_async((1, 2), link=linked)
+    assert app.AsyncResult(linked.id).get(timeout=30) == 13
+
+
+def test_the_queue_is_deleted_in_the_end(app: Celery, rabbit: RabbitServer) -> None:
+    name = app.backend.oid
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    assert rabbit.messages(name) == 0
+    consumer(app).stop()
+    assert rabbit.messages(name) is None
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3  # it is declared again
+    assert app.backend.oid == name
+
+
+def test_a_stop_keeps_the_queue_for_those_who_wait_again(app: Celery, rabbit: RabbitServer) -> None:
+    result = app.tasks["nap"].delay(1, "late")
+    waiting = spawn_get(result)
+    wait_until(lambda: consumer(app).statistics().pending, "the wait")
+    consumer(app).stop()
+    wait_until(lambda: waiting, "the end of the wait")
+    assert isinstance(waiting[0], DrainerStopped)
+    wait_until(lambda: rabbit.messages(app.backend.oid), "the result in the queue")
+    assert result.get(timeout=20) == "late"
+
+
+def spawn_get(result: Any, **options: Any) -> list[Any]:
+    """Wait for *result* beside the test; the list gets what comes of it."""
+    outcome: list[Any] = []
+
+    def get() -> None:
+        try:
+            outcome.append(result.get(timeout=options.get("timeout", 60)))
+        except Exception as exc:
+            outcome.append(exc)
+
+    spawn(get)
+    return outcome
+
+
+def test_a_forgotten_app_deletes_its_queue(
+    make_app_and_forget: Callable[[], str], rabbit: RabbitServer
+) -> None:
+    name = make_app_and_forget()
+    gc.collect()
+    wait_until(lambda: rabbit.messages(name) is None, "the end of the queue")
+    wait_until(lambda: drain_loops() == 0, "the end of the loop")
+
+
+@pytest.fixture
+def make_app_and_forget(rabbit: RabbitServer, rabbit_worker: Worker) -> Callable[[], str]:
+    from .green import DRAINER
+    from .tasks import make_app
+
+    def use() -> str:
+        app = make_app(rabbit.url(), "rpc://", result_drainer=DRAINER)
+        assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+        name: str = app.backend.oid
+        app.close()
+        return name
+
+    return use
+
+
+def test_the_queue_expires_with_its_process(
+    through: Callable[..., tuple[Celery, Proxy]], rabbit: RabbitServer
+) -> None:
+    app, proxy = through(result_expires=1)
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    proxy.refuse()
+    wait_until(lambda: app.backend.oid not in rabbit.queues(), "the end of the queue", timeout=60)
+    proxy.pass_on()
+    # And is made again where the process is back.
+    wait_until(lambda: consumer(app).statistics().connects == 2, "the connection")
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+
+
+@pytest.mark.parametrize(("expires", "kept"), [(60, 60), (None, 86400), (10**9, 49 * 86400)])
+def test_how_long_the_queue_is_kept(
+    make: Callable[..., Celery], rabbit: RabbitServer, expires: Any, kept: int
+) -> None:
+    app = make(broker=rabbit.url(), results="rpc://", result_expires=expires)
+    queue = app.backend.binding
+    assert (queue.durable, queue.auto_delete, queue.expires) == (True, False, kept)
+
+
+# -- what has come
+
+
+def test_state_is_what_has_come(app: Celery) -> None:
+    """Nobody asks the broker."""
+    task_id = app.tasks["progress"].delay(20).id
+    wait_until(lambda: app.AsyncResult(task_id).state == "PROGRESS", "a state")
+    assert "step" in app.AsyncResult(task_id).info
+    wait_until(lambda: app.AsyncResult(task_id).ready(), "the end")
+    # Also for who asks once more.
+    assert [app.AsyncResult(task_id).get(timeout=5) for _ in range(3)] == [20] * 3
+
+
+def test_what_one_greenlet_has_got_another_gets_as_well(app: Celery) -> None:
+    task_id = app.tasks["add"].delay(1, 2).id
+    assert app.AsyncResult(task_id).get(timeout=20) == 3
+    assert app.AsyncResult(task_id).get(timeout=20) == 3
+    assert app.AsyncResult(task_id).state == "SUCCESS"
+    called: list[object] = []
+    app.AsyncResult(task_id).then(called.append)
+    wait_until(lambda: called, "the callback")
+
+
+def test_results_that_nobody_reads(
+    make: Callable[..., Celery], rabbit: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    count, kept = size(100_000, 100_000), 10_000
+    app = make(broker=rabbit.url(), results="rpc://")
+    publish_results(app, rabbit, [f"task {i}" for i in range(count)])
+    evicted = count - kept
+    wait_until(lambda: consumer(app).statistics().evicted == evicted, "the last one", timeout=120)
+    assert len(consumer(app).arrived) == kept
+    assert "that nobody has asked for" in caplog.text
+    assert len(caplog.messages) < 10
+    assert app.AsyncResult(f"task {evicted}").get(timeout=20) == evicted
+    for ask in (
+        lambda: app.AsyncResult("task 0").get(timeout=20),
+        lambda: app.AsyncResult(f"task {evicted - 1}").get(timeout=20),
+        lambda: app.AsyncResult("task 0").state,
+        lambda: app.AsyncResult("task 0").get(timeout=0),
+    ):
+        with pytest.raises(ResultEvicted, match="result_drainer_buffer"):
+            ask()
+    failed: list[BaseException] = []
+    app.AsyncResult("task 1").then(print, failed.append)
+    wait_until(lambda: failed, "on_error")
+    assert isinstance(failed[0], ResultEvicted)
+
+
+def publish_results(app: Celery, rabbit: RabbitServer, ids: list[str]) -> None:
+    """Send results as a worker does: 0, 1, 2, …"""
+    with app.producer_or_acquire() as producer:
+        app.backend.on_task_call(producer, ids[0])
+    results = (
+        (json.dumps({"task_id": task_id, "status": "SUCCESS", "result": i}), task_id)
+        for i, task_id in enumerate(ids)
+    )
+    rabbit.publish(app.backend.oid, results)
+
+
+def test_a_small_buffer(make: Callable[..., Celery], rabbit: RabbitServer) -> None:
+    app = make(broker=rabbit.url(), results="rpc://", result_drainer_buffer=2)
+    arrived = consumer(app).arrived
+    publish_results(app, rabbit, ["a", "b"])
+    wait_until(lambda: len(arrived) == 2, "two results")
+    assert app.AsyncResult("a").get(timeout=20) == 0  # it is not what is dropped next
+    publish_results(app, rabbit, ["c", "d"])
+    wait_until(lambda: consumer(app).statistics().evicted == 1, "the eviction")
+    with pytest.raises(ResultEvicted):
+        app.AsyncResult("b").get(timeout=20)
+    assert app.AsyncResult("a").state == "SUCCESS"
+    app.AsyncResult("c").forget()
+    assert app.AsyncResult("c").state == "PENDING"
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "10", True, None])
+def test_impossible_buffers(make: Callable[..., Celery], value: object) -> None:
+    with pytest.raises(ImproperlyConfigured, match="result_drainer_buffer"):
+        _ = make(results="rpc://", result_drainer_buffer=value).backend
+
+
+def test_a_state_that_was_overtaken(app: Celery, store: Callable[..., str]) -> None:
+    task_id = store(5)
+    wait_until(app.AsyncResult(task_id).ready, "the result")
+    store({"step": 1}, "PROGRESS", task_id)
+    marker = store(6)
+    wait_until(app.AsyncResult(marker).ready, "what was sent after it")
+    assert app.AsyncResult(task_id).state == "SUCCESS"
+
+
+def test_a_state_for_another_task_than_the_sender(app: Celery, store: Callable[..., str]) -> None:
+    """``update_state(task_id=...)``: what the message says counts, not what its properties say."""
+    store()  # the queue is there
+    other = uuid()
+    result = app.AsyncResult(other)
+    request = app.tasks["add"].request.__class__(
+        reply_to=app.backend.oid, correlation_id="the sender"
+    )
+    app.backend.store_result(other, 7, "SUCCESS", request=request)
+    assert result.get(timeout=20) == 7
+
+
+GARBAGE = {
+    "no json": (b"{", {}, DecodeError),
+    "no state": (b"[1, 2]", {}, DecodeError),
+    "no task": (b'{"status": "SUCCESS"}', {}, DecodeError),
+    "pickle": (b"cos", {"content_type": "application/x-python-serialize"}, ContentDisallowed),
+    "compression": (b"x", {"application_headers": {"compression": "nonsense"}}, Exception),
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("waiting", [True, False], ids=["waited for", "unasked"])
+def test_what_cannot_be_read_fails_its_waiter_alone(
+    app: Celery,
+    rabbit: RabbitServer,
+    store: Callable[..., str],
+    caplog: pytest.LogCaptureFixture,
+    garbage: str,
+    waiting: bool,
+) -> None:
+    body, properties, error = GARBAGE[garbage]
+    store()
+    bad, good = app.AsyncResult(uuid()), app.AsyncResult(uuid())
+    outcomes = [spawn_get(bad), spawn_get(good)] if waiting else []
+    if waiting:
+        wait_until(lambda: consumer(app).statistics().pending == 2, "the waits")
+    rabbit.publish(app.backend.oid, [(body, bad.id)], **properties)
+    rabbit.publish(app.backend.oid, [(body, None)], **properties)  # nobody's
+    wait_until(lambda: consumer(app).statistics().unreadable >= 2, "the garbage")
+    if not waiting:
+        outcomes = [spawn_get(bad), spawn_get(good)]
+    wait_until(lambda: outcomes[0], "the error")
+    assert isinstance(outcomes[0][0], error)
+    store(1, task_id=good.id)
+    wait_until(lambda: outcomes[1] == [1], "the other result")
+    assert f"The result of task {bad.id} cannot be read" in caplog.text
+    assert consumer(app).statistics().connects == 1
+
+
+def test_a_large_result(app: Celery, store: Callable[..., str]) -> None:
+    value = "x" * 20_000_000
+    assert app.AsyncResult(store(value)).get(timeout=60) == value
+
+
+# -- many
+
+
+def test_ten_thousand_callbacks(app: Celery, rabbit: RabbitServer) -> None:
+    count = size(10_000, 500)
+    ids = [uuid() for _ in range(count)]
+    calls: list[int] = []
+    for task_id in ids:
+        app.AsyncResult(task_id).then(lambda result: calls.append(result.get()))
+    publish_results(app, rabbit, ids)
+    wait_until(lambda: len(calls) >= count, "all callbacks", timeout=60)
+    assert sorted(calls) == list(range(count))
+    assert consumer(app).statistics().pending == 0
+
+
+def test_ten_thousand_waiters(app: Celery, rabbit: RabbitServer) -> None:
+    count = size(10_000, 300)
+    ids = [uuid() for _ in range(count)]
+
+    def publish() -> None:
+        wait_until(lambda: consumer(app).statistics().pending == count, "the waits", timeout=60)
+        publish_results(app, rabbit, ids)
+
+    publisher = spawn(publish)
+    assert crowd(count, lambda i: app.AsyncResult(ids[i]).get(timeout=100)) == list(range(count))
+    del publisher
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+def test_a_killed_waiter_leaves_nothing(app: Celery) -> None:
+    result = app.tasks["nap"].delay(0.5, "fine")
+    other = spawn_get(app.AsyncResult(result.id))
+    waiter = spawn(lambda: result.get(timeout=60))
+    wait_until(lambda: consumer(app).statistics().pending == 1, "the waits")
+    kill(waiter)
+    wait_until(lambda: other == ["fine"], "the other's result")
+    assert consumer(app).statistics().pending == 0
+
+
+# -- faults
+
+
+def test_a_restarted_broker(
+    make: Callable[..., Celery], own: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed under waiters; what was persistent is there afterwards."""
+    count = size(200, 50)
+    options = {"confirm_publish": True}  # what the broker has taken it has on disk
+    app = make(broker=own.url(), results="rpc://", broker_transport_options=options)
+    # Celery's thread pool keeps tasks to itself after an outage of RabbitMQ.
+    worker = Worker(own.url(), "rpc://", persistent=True, pool="prefork")
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    nap = app.tasks["nap"]
+    done = [nap.delay(0, i) for i in range(count)]
+    slow = [nap.delay(3, i) for i in range(16)]
+    outcomes = [spawn_get(result) for result in done + slow]
+    called: list[int] = []
+    later = nap.delay(1, "called")
+    later.then(lambda result: called.append(result.get()))
+    own.kill()
+    own.start()
+    wait_until(lambda: all(outcomes) and called, "all results", timeout=90)
+    assert outcomes == [[i] for i in range(count)] + [[i] for i in range(16)]
+    assert called == ["called"]
+    assert len([m for m in caplog.messages if m.startswith("Lost the connection")]) == 1
+    assert nap.delay(0, "afterwards").get(timeout=30) == "afterwards"
+    worker.end()
+
+
+def test_a_broker_that_is_not_there_yet(
+    through: Callable[..., tuple[Celery, Proxy]], store: Callable[..., str]
+) -> None:
+    app, proxy = through()
+    proxy.refuse()
+    result = app.tasks["add"].delay(1, 2)
+    outcome = spawn_get(result)
+    wait_until(lambda: consumer(app).statistics().drainer, "the drainer")
+    proxy.pass_on()
+    wait_until(lambda: outcome == [3], "the result")
+
+
+def test_a_cut_connection(
+    through: Callable[..., tuple[Celery, Proxy]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cut, not closed: nobody is told. It is noticed within two heartbeats."""
+    app, proxy = through(result_drainer_heartbeat=2)
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    proxy.swallow()
+    cut = time.monotonic()
+    outcomes = [spawn_get(app.tasks["add"].delay(i, 1)) for i in range(50)]
+    wait_until(lambda: "Lost the connection" in caplog.text, "the notice", timeout=20)
+    assert time.monotonic() - cut < 4 + 1
+    proxy.pass_on()
+    wait_until(lambda: outcomes == [[i + 1] for i in range(50)], "all results", timeout=30)
+
+
+def test_a_reset_connection(through: Callable[..., tuple[Celery, Proxy]]) -> None:
+    app, proxy = through()
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    for round_ in range(3):
+        outcomes = [spawn_get(app.tasks["nap"].delay(0.3, i)) for i in range(20)]
+        proxy.reset()
+        wait_until(lambda: outcomes == [[i] for i in range(20)], f"round {round_}")  # noqa: B023
+    assert consumer(app).statistics().connects == 4
+
+
+def test_a_healthy_idle_connection_is_kept(through: Callable[..., tuple[Celery, Proxy]]) -> None:
+    app, _ = through(result_drainer_heartbeat=1)
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    time.sleep(4)  # four heartbeats, without a message
+    assert consumer(app).statistics().connects == 1
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    assert consumer(app).statistics().connects == 1
+
+
+def test_a_long_way(through: Callable[..., tuple[Celery, Proxy]]) -> None:
+    """150 ms each way, from the first wait on, which many greenlets begin at once."""
+    app, _ = through(delay=0.15, everything=True)
+    add = app.tasks["add"]
+    assert crowd(20, lambda i: add.delay(i, 1).get(timeout=60)) == [i + 1 for i in range(20)]
+    called: list[int] = []
+    add.delay(1, 2).then(lambda result: called.append(result.get()))
+    wait_until(lambda: called == [3], "the callback")
+    assert group(add.s(i, i) for i in range(3))().get(timeout=60) == [0, 2, 4]
+    assert consumer(app).statistics().connects == 1
+
+
+def test_a_trickle_blocks_nobody(through: Callable[..., tuple[Celery, Proxy]]) -> None:
+    """Half a frame has come, for a while."""
+    app, proxy = through()
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    proxy.trickle()
+    outcome = spawn_get(app.tasks["nap"].delay(0, "x" * 200))
+    ticks = 0
+    while not outcome:
+        time.sleep(0.005)
+        ticks += 1
+    assert outcome == ["x" * 200]
+    assert ticks > 5
+
+
+def test_failover(make: Callable[..., Celery], rabbit: RabbitServer, rabbit_worker: Worker) -> None:
+    with proxied(rabbit.port) as first, proxied(rabbit.port) as second:
+        urls = f"{rabbit.url(first.port)};{rabbit.url(second.port)}"
+        app = make(broker=rabbit.url(), broker_read_url=urls, results="rpc://")
+        assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+        for down, up in ((first, second), (second, first)):
+            up.pass_on()
+            down.refuse()
+            assert app.tasks["add"].delay(1, 2).get(timeout=30) == 3
+
+
+def test_a_deleted_queue_is_made_again(app: Celery, rabbit: RabbitServer) -> None:
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    with rabbit.connect() as connection, connection.channel() as channel:
+        channel.queue_delete(app.backend.oid)
+    wait_until(lambda: consumer(app).statistics().connects == 2, "the next connection")
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+
+
+def test_a_refusal_is_told_at_once(make: Callable[..., Celery], rabbit: RabbitServer) -> None:
+    url = rabbit.url().replace("guest:guest", "guest:wrong")
+    app = make(broker=rabbit.url(), broker_read_url=url, results="rpc://")
+    with pytest.raises(Exception, match="ACCESS_REFUSED"):
+        app.AsyncResult(uuid()).get(timeout=20)
+
+
+# -- what messages cannot do
+
+
+def test_no_chords(app: Celery) -> None:
+    with pytest.raises(NotImplementedError, match="does not support chords"):
+        chord([app.tasks["add"].s(1, 1)], app.tasks["total"].s())()
+
+
+def test_no_saved_groups(app: Celery) -> None:
+    with pytest.raises(NotImplementedError, match="not supported"):
+        group(app.tasks["add"].s(1, 1))().save()
+    with pytest.raises(NotImplementedError, match="not supported"):
+        GroupResult.restore(uuid(), app=app)
+
+
+@pytest.mark.kinds("rpc, rabbitmq", "rpc, redis", "rpc, memory")
+def test_which_session_serves(app: Celery) -> None:
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    kind = AmqpSession if app.conf.broker_url.startswith("amqp") else VirtualSession
+    assert isinstance(consumer(app)._session, kind)
