@@ -33,6 +33,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         "pid": os.getpid(),
         "loops": drain_loops(green=True),
         "drainer": statistics().drainer,
+        "queue": getattr(app.backend, "oid", None),
     }
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(answer).encode()]

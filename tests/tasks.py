@@ -75,12 +75,14 @@ def make_app(broker: str, results: str, **conf: Any) -> Celery:
 
 
 if "TESTS_BROKER" in os.environ:
+    persistent = bool(os.environ.get("TESTS_PERSISTENT"))
     app = make_app(
         os.environ["TESTS_BROKER"],
         os.environ["TESTS_RESULTS"],
-        task_track_started=True,
+        # To tell so fails the task where the broker is away.
+        task_track_started=not persistent,
         result_backend_always_retry=True,
-        result_persistent=bool(os.environ.get("TESTS_PERSISTENT")),
-        broker_transport_options={"confirm_publish": bool(os.environ.get("TESTS_PERSISTENT"))},
+        result_persistent=persistent,
+        broker_transport_options={"confirm_publish": persistent},
     )
     app.set_current()

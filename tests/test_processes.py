@@ -13,12 +13,23 @@ from typing import Any
 import pytest
 
 from .green import DRAINER, MODE, wait_until
+from .rabbitmq import RabbitServer
 from .servers import UNMEASURED, Process, RedisServer, free_port
 
 
 def test_fork(broker: RedisServer, results: RedisServer) -> None:
+    run_fine("tests.forking", broker.url(), results.url("web"))
+
+
+def test_fork_rpc(rabbit: RabbitServer, rabbit_worker: object) -> None:
+    before = rabbit.queues()
+    run_fine("tests.forking_rpc", rabbit.url())
+    assert rabbit.queues() == before
+
+
+def run_fine(module: str, *arguments: str) -> None:
     script = subprocess.run(
-        [sys.executable, "-m", "tests.forking", MODE, broker.url(), results.url("web")],
+        [sys.executable, "-m", module, MODE, *arguments],
         capture_output=True,
         text=True,
         timeout=100,
@@ -58,18 +69,67 @@ def test_the_end_of_the_interpreter_is_silent(broker: RedisServer, results: Redi
     assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
 
 
-@pytest.fixture(params=[[], ["--preload"]], ids=["", "preload"])
+EXIT_RPC = """
+import sys
+from tests.launch import patch
+patch(sys.argv[1])
+from celery import uuid
+from tests.green import spawn
+from tests.tasks import make_app
+app = make_app(sys.argv[2], "rpc://", result_drainer=sys.argv[3])
+assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+waiting = [app.AsyncResult(uuid()) for _ in range(10)]
+for result in waiting:
+    result.then(print)
+    spawn(result.get)
+print(app.backend.oid)
+"""
+
+
+def test_the_end_of_the_interpreter_deletes_the_queue(
+    rabbit: RabbitServer, rabbit_worker: object
+) -> None:
+    script = subprocess.run(
+        [sys.executable, "-c", EXIT_RPC, MODE, rabbit.url(), DRAINER],
+        env=UNMEASURED,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (script.returncode, script.stderr) == (0, "")
+    assert rabbit.messages(script.stdout.strip()) is None
+
+
+@pytest.fixture
+def left() -> set[str]:
+    """The queues that have to be gone when the site is."""
+    return set()
+
+
+SITES = {
+    "redis": ("redis", []),
+    "redis, preloaded": ("redis", ["--preload"]),
+    "rpc, preloaded": ("rpc", ["--preload"]),
+}
+
+
+@pytest.fixture(params=SITES)
 def site(
-    request: pytest.FixtureRequest, broker: RedisServer, results: RedisServer, worker: object
+    request: pytest.FixtureRequest, left: set[str], broker: RedisServer, results: RedisServer
 ) -> Iterator[str]:
     """The address of a gunicorn with four gevent workers."""
+    kind, options = SITES[request.param]
+    request.getfixturevalue("worker" if kind == "redis" else "rabbit_worker")
+    urls = broker.url(), results.url("site")
+    if kind == "rpc":
+        urls = request.getfixturevalue("rabbit").url(), "rpc://"
     port = free_port()
     process = Process(
         *(sys.executable, "-m", "gunicorn", "--worker-class", "gevent", "--workers", "4"),
-        *("--bind", f"127.0.0.1:{port}", *request.param, "tests.site:application"),
+        *("--bind", f"127.0.0.1:{port}", *options, "tests.site:application"),
         measured=MODE == "gevent",
-        SITE_BROKER=broker.url(),
-        SITE_RESULTS=results.url("site"),
+        SITE_BROKER=urls[0],
+        SITE_RESULTS=urls[1],
     )
     url = f"http://127.0.0.1:{port}"
 
@@ -83,6 +143,8 @@ def site(
     wait_until(answers, "gunicorn", timeout=60)
     yield url
     process.end()
+    for queue in left:
+        assert request.getfixturevalue("rabbit").messages(queue) is None
     assert "Traceback" not in process.output()
     assert "Exception ignored" not in process.output()
     assert "Warning" not in process.output()
@@ -94,7 +156,7 @@ def fetch(url: str) -> Any:
         return json.load(response)
 
 
-def test_gunicorn(site: str, results: RedisServer) -> None:
+def test_gunicorn(site: str, results: RedisServer, left: set[str]) -> None:
     with ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(lambda x: fetch(f"{site}/?x={x}"), range(600)))
     assert [answer["value"] for answer in answers] == [x + 1 for x in range(600)]
@@ -102,5 +164,9 @@ def test_gunicorn(site: str, results: RedisServer) -> None:
     processes = {answer["pid"] for answer in answers}
     assert {answer["loops"] for answer in answers} == {1}
     assert {answer["drainer"] for answer in answers} == {"GeventDrainer"}
+    queues = {answer["queue"] for answer in answers}
+    if queues != {None}:
+        assert len(queues) == len(processes)
+        left.update(queues)
     assert len(results.clients(name="site")) <= 2 * len(processes) + 8
     wait_until(lambda: not results.subscriptions("site"), "the end of all subscriptions")

@@ -175,7 +175,7 @@ def test_on_interval_is_called_while_waiting(app: Celery) -> None:
 
 
 def test_state_and_info_while_it_runs(app: Celery) -> None:
-    result = app.tasks["progress"].delay(20)
+    result = app.tasks["progress"].delay(20, 0.1)
     wait_until(lambda: result.state == "PROGRESS", "the first state")
     assert "step" in result.info
     assert result.get(timeout=20) == 20

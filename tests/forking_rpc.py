@@ -1,0 +1,72 @@
+"""``forking_rpc.py MODE BROKER``: use rpc results, fork, and use them on both sides.
+
+Exits 0 where parent and child each got their own results, over queues of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from .launch import patch
+
+CHILDREN = 3
+
+
+def main(mode: str, broker: str) -> None:
+    patch(mode)
+    from .green import drain_loops, wait_until
+    from .tasks import make_app
+
+    drainer = "thread" if mode == "unpatched" else mode
+    app = make_app(broker, "rpc://", result_drainer=drainer)
+    consumer = app.backend.result_consumer
+
+    def send(name: str, *args: Any) -> Any:
+        # A connection of its own, as kombu shares its pool with the children of os.fork().
+        with app.connection_for_write() as connection:
+            return app.tasks[name].apply_async(args, connection=connection)
+
+    def use(value: str) -> None:
+        for _ in range(3):
+            assert send("nap", 0.1, value).get(timeout=20) == value
+
+    use("before")
+    called: list[object] = []
+    inherited = send("nap", 2, "the parent's")
+    inherited.then(called.append)
+    wait_until(lambda: consumer.statistics().pending, "the callback to be served")
+    name = app.backend.oid
+
+    children = []
+    for number in range(CHILDREN):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                assert consumer.statistics().drainer is None
+                assert app.backend.oid != name
+                use(f"child {number}")
+                assert consumer.statistics().connects == 1
+                assert not called, "the callback is the parent's"
+                assert drain_loops() == 1, drain_loops()
+                consumer.stop()
+                code = 0
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(pid)
+
+    use("parent")
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * CHILDREN
+    wait_until(lambda: called == [inherited], "the callback")
+    assert inherited.get() == "the parent's"
+    assert app.backend.oid == name
+    assert consumer.statistics().connects == 1, "a child has touched the parent's connection"
+    print("fine")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
