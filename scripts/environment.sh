@@ -21,3 +21,8 @@ debian_packages() {
     $sudo apt-get update --quiet=2
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install --quiet=2 --yes --no-install-recommends "$@"
 }
+
+# program NAME PACKAGE: see that there is a program, from its Debian package where it is not there.
+program() {
+    PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null || debian_packages "$2"
+}

