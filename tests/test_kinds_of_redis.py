@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
-import trustme
 from celery import Celery, uuid
 
 from .green import crowd, wait_until
 from .servers import Process, RedisServer, free_port, redis_executable
+from .tls_proxy import tls
 
 
 def use(app: Celery) -> None:
@@ -54,31 +53,20 @@ def test_resp3(make: Callable[..., Celery], results: RedisServer) -> None:
 
 
 def test_tls(make: Callable[..., Celery], results: RedisServer, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
-        str(tmp_path / "server.pem")
-    )
-    port = free_port()
-    proxy = Process(
-        *(sys.executable, "-m", "tests.tls_proxy", str(port), str(results.port)),
-        str(tmp_path / "server.pem"),
-    )
-    wait_until(lambda: "ready" in proxy.output(), "the proxy")
-    options = f"client_name=web&ssl_cert_reqs=required&ssl_ca_certs={tmp_path / 'ca.pem'}"
-    app = make(results=f"rediss://localhost:{port}/0?{options}")
-    use(app)
-    # Many results, larger than what TLS holds in one record, so that reads end in the middle.
-    called: list[int] = []
-    ids = [uuid() for _ in range(50)]
-    for task_id in ids:
-        app.AsyncResult(task_id).then(lambda result: called.append(len(result.get())))
-    for task_id in ids:
-        app.backend.store_result(task_id, "x" * 100_000, "SUCCESS")
-    wait_until(lambda: called == [100_000] * 50, "all callbacks")
-    app.backend.result_consumer.stop()
-    app.backend.client.connection_pool.disconnect()
-    proxy.end()
+    with tls(results.port, tmp_path) as (port, authority):
+        options = f"client_name=web&ssl_cert_reqs=required&ssl_ca_certs={authority}"
+        app = make(results=f"rediss://localhost:{port}/0?{options}")
+        use(app)
+        # Many results, larger than what TLS holds in one record, so that reads end in the middle.
+        called: list[int] = []
+        ids = [uuid() for _ in range(50)]
+        for task_id in ids:
+            app.AsyncResult(task_id).then(lambda result: called.append(len(result.get())))
+        for task_id in ids:
+            app.backend.store_result(task_id, "x" * 100_000, "SUCCESS")
+        wait_until(lambda: called == [100_000] * 50, "all callbacks")
+        app.backend.result_consumer.stop()
+        app.backend.client.connection_pool.disconnect()
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import kombu
 import pytest
 from celery import Celery, chain, chord, group, uuid
 from celery.exceptions import ImproperlyConfigured
@@ -23,6 +25,7 @@ from .green import GREEN, crowd, drain_loops, kill, size, spawn, wait_until
 from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
 from .servers import Worker
+from .tls_proxy import tls
 
 pytestmark = pytest.mark.kinds("rpc, rabbitmq")
 
@@ -471,6 +474,32 @@ def test_a_trickle_blocks_nobody(through: Callable[..., tuple[Celery, Proxy]]) -
         ticks += 1
     assert outcome == ["x" * 200]
     assert ticks > 5
+
+
+def test_tls(make: Callable[..., Celery], rabbit: RabbitServer, tmp_path: Path) -> None:
+    with tls(rabbit.port, tmp_path) as (port, authority):
+        app = make(
+            broker=f"amqps://guest:guest@localhost:{port}//",
+            results="rpc://",
+            broker_use_ssl={"ca_certs": str(authority), "server_hostname": "localhost"},
+        )
+        # It is there before the connection, and comes in one piece with what the broker says to its
+        # opening, so that no socket is ready afterwards until the next heartbeat.
+        with kombu.Connection(rabbit.url()) as beside:
+            app.backend.binding(beside.default_channel).declare()
+        early = json.dumps({"task_id": "early", "status": "SUCCESS", "result": 1})
+        rabbit.publish(app.backend.oid, [(early, "early")])
+        assert app.AsyncResult("early").get(timeout=3) == 1
+        # Each is larger than what TLS holds in one record, so that reads end in the middle.
+        ids = [uuid() for _ in range(50)]
+        for task_id in ids:
+            body = json.dumps({"task_id": task_id, "status": "SUCCESS", "result": "x" * 100_000})
+            rabbit.publish(app.backend.oid, [(body, task_id)])
+        called: list[int] = []
+        for task_id in ids:
+            app.AsyncResult(task_id).then(lambda result: called.append(len(result.get())))
+        wait_until(lambda: called == [100_000] * 50, "all callbacks")
+        consumer(app).stop()
 
 
 def test_failover(make: Callable[..., Celery], rabbit: RabbitServer, rabbit_worker: Worker) -> None:

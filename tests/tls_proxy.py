@@ -6,6 +6,29 @@ import socket
 import ssl
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import trustme
+
+from .green import wait_until
+from .servers import Process, free_port
+
+
+@contextmanager
+def tls(target: int, folder: Path) -> Iterator[tuple[int, Path]]:
+    """Offer with TLS, as ``localhost``, what listens on a port: the port, and the authority."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    certificate = folder / "server.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    port = free_port()
+    arguments = str(port), str(target), str(certificate)
+    proxy = Process(sys.executable, "-m", "tests.tls_proxy", *arguments)
+    wait_until(lambda: "ready" in proxy.output(), "the proxy")
+    yield port, folder / "ca.pem"
+    proxy.end()
 
 
 def forward(source: socket.socket, target: socket.socket) -> None:

@@ -70,6 +70,7 @@ class AmqpSession(Session):
             for source in (self.waker, self._socket):
                 self._selector.register(source, selectors.EVENT_READ, source)
             self._heard = self._said = time.monotonic()
+            self._read()  # with TLS, something may be there of which select() knows nothing
             self._opened = opened.pop_all()
 
     def close(self) -> None:

@@ -41,7 +41,8 @@ class Payload(NamedTuple):
 class Arrived:
     """Task id → the latest :class:`Payload`.
 
-    The drain loop writes, and anybody may read, or :meth:`forget`.
+    The drain loop writes, and anybody may read, or :meth:`forget`: so what moves is put in its new
+    place before it is taken from the old one.
 
     :param limit: how many are kept that nobody has asked for. The oldest go first.
     """
@@ -85,8 +86,8 @@ class Arrived:
         if known is not None and known.last and not payload.last:
             return  # overtaken, or sent again
         if read or task_id in self._read:
-            self._unread.pop(task_id, None)
             self._put_read(task_id, payload)
+            self._unread.pop(task_id, None)
         else:
             self._unread[task_id] = payload
             if len(self._unread) > self._limit:
@@ -94,9 +95,10 @@ class Arrived:
 
     def mark_read(self, task_id: str) -> None:
         """Somebody has got the state of this task."""
-        payload = self._unread.pop(task_id, None)
+        payload = self._unread.get(task_id)
         if payload is not None:
             self._put_read(task_id, payload)
+            self._unread.pop(task_id, None)
 
     def forget(self, task_id: str) -> None:
         """Nobody will ask for it."""
@@ -104,9 +106,9 @@ class Arrived:
         self._take_read(task_id)
 
     def _put_read(self, task_id: str, payload: Payload) -> None:
-        self._take_read(task_id)
+        before = self._read.get(task_id)
         self._read[task_id] = payload
-        self._read_size += len(payload.body)
+        self._read_size += len(payload.body) - (len(before.body) if before else 0)
         while self._read and (self._read_size > READ_SIZE or len(self._read) > self._limit):
             oldest, _ = next(iter(self._read.items()))
             self._take_read(oldest)

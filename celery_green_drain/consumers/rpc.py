@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import kombu
 from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
+from celery.signals import worker_process_shutdown
 from kombu.exceptions import DecodeError, KombuError
 
 from ..pending import Meta
@@ -86,7 +87,11 @@ class RpcResultConsumer(SessionConsumer):
             heartbeat = math.ceil(self.settings.heartbeat)
             self._connection = self.backend.app.connection_for_read(heartbeat=heartbeat)
         connection = self._connection
-        self.connection_errors += connection.connection_errors + connection.channel_errors
+        self.connection_errors = (
+            *type(self).connection_errors,
+            *connection.connection_errors,
+            *connection.channel_errors,
+        )
         kind = AmqpSession if connection.transport.driver_name == "py-amqp" else VirtualSession
         return kind(self, connection)
 
@@ -182,7 +187,7 @@ def _meta(message: Any) -> Any:
 
 
 def _checked(meta: Any) -> Any:
-    if not (isinstance(meta, dict) and "task_id" in meta and "status" in meta):
+    if not (isinstance(meta, dict) and isinstance(meta.get("task_id"), str) and "status" in meta):
         raise DecodeError(f"This is not the state of a task: {meta!r:.100}")
     return meta
 
@@ -195,6 +200,7 @@ _consumers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
 
 
 @atexit.register
-def _leave() -> None:
+@worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
+def _leave(**kwargs: Any) -> None:
     for consumer in list(_consumers):
         consumer.leave()
