@@ -18,7 +18,7 @@ from .tasks import make_app
 #: Where results come from; and over which broker, where they are messages.
 KINDS = ("redis", "rpc, rabbitmq", "rpc, redis", "rpc, memory")
 
-#: The fixtures of those whose app is the same for all tests.
+#: The fixtures of those whose app is the same for all tests of a module.
 SHARED = {"rpc, redis": "redis_rpc_app", "rpc, memory": "memory_app"}
 
 
@@ -91,7 +91,7 @@ def make(broker: RedisServer, results: RedisServer) -> Iterator[Callable[..., Ce
     wait_until(lambda: not results.clients(), "the end of all connections of the test")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def memory_app() -> Iterator[Celery]:
     """An app whose broker and worker are in this process."""
     app = make_app(
@@ -107,7 +107,7 @@ def memory_app() -> Iterator[Celery]:
         app.backend.result_consumer.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def redis_rpc_app(broker: RedisServer) -> Iterator[Celery]:
     """An app that gets its results as messages of Redis. It lasts, as it takes a second to stop."""
     app = make_app(broker.url(database=1), "rpc://", result_drainer=DRAINER)

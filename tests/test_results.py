@@ -13,6 +13,9 @@ from celery.exceptions import TaskRevokedError, TimeoutError
 from celery.result import AsyncResult, GroupResult, ResultSet, allow_join_result
 from vine import promise
 
+from celery_green_drain.consumers.amqp import AmqpSession
+from celery_green_drain.consumers.virtual import VirtualSession
+
 from .conftest import KINDS
 from .green import crowd, size, spawn, wait_until
 
@@ -424,3 +427,10 @@ def test_collect(app: Celery) -> None:
     with allow_join_result():
         values = [value for _, value in result.collect(timeout=30)]
     assert [0, 2, 4] in values or values[-3:] == [0, 2, 4]
+
+
+@pytest.mark.kinds("rpc, rabbitmq", "rpc, redis", "rpc, memory")
+def test_which_session_serves(app: Celery) -> None:
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    kind = AmqpSession if app.conf.broker_url.startswith("amqp") else VirtualSession
+    assert isinstance(app.backend.result_consumer._session, kind)

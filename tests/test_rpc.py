@@ -18,8 +18,6 @@ from celery.result import GroupResult
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from celery_green_drain import DrainerStopped, ResultEvicted
-from celery_green_drain.consumers.amqp import AmqpSession
-from celery_green_drain.consumers.virtual import VirtualSession
 
 from .green import GREEN, crowd, drain_loops, kill, size, spawn, wait_until
 from .proxy import Proxy, proxied
@@ -541,10 +539,3 @@ def test_no_saved_groups(app: Celery) -> None:
         group(app.tasks["add"].s(1, 1))().save()
     with pytest.raises(NotImplementedError, match="not supported"):
         GroupResult.restore(uuid(), app=app)
-
-
-@pytest.mark.kinds("rpc, rabbitmq", "rpc, redis", "rpc, memory")
-def test_which_session_serves(app: Celery) -> None:
-    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
-    kind = AmqpSession if app.conf.broker_url.startswith("amqp") else VirtualSession
-    assert isinstance(consumer(app)._session, kind)
