@@ -35,6 +35,15 @@ class Settings:
     #: Seconds between two looks at the store for results whose message may be lost.
     reconcile_interval: float = 60.0
 
+    #: Seconds between two looks at a polled store while results come or waits begin.
+    poll_min: float = 0.05
+
+    #: The same where nothing has moved for a while.
+    poll_max: float = 0.5
+
+    #: Whether a polled store is called in native threads; None: where its driver blocks.
+    threads: bool | None = None
+
     @classmethod
     def of(cls, conf: Any) -> Settings:
         """Read and check the settings in ``conf``, Celery's ``app.conf``.
@@ -48,7 +57,15 @@ class Settings:
                 raise ImproperlyConfigured(_unknown(name, list(names)))
         values = {names[name]: value for name, value in given.items()}
         drainer = values.pop("drainer", None) or None
-        return cls(drainer, **{key: _seconds(key, value) for key, value in values.items()})
+        threads = _choice("threads", values.pop("threads", None))
+        seconds = {key: _seconds(key, value) for key, value in values.items()}
+        settings = cls(drainer, threads=threads, **seconds)
+        if settings.poll_min > settings.poll_max:
+            raise ImproperlyConfigured(
+                f"{_setting('poll_min')} = {settings.poll_min:g} is more than "
+                f"{_setting('poll_max')} = {settings.poll_max:g}: raise the one or lower the other."
+            )
+        return settings
 
 
 def _setting(field: str) -> str:
@@ -88,3 +105,11 @@ def _seconds(key: str, value: Any) -> float:
             f"{_setting(key)} = {value!r}: expected a number of seconds greater than 0."
         )
     return float(value)
+
+
+def _choice(key: str, value: Any) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise ImproperlyConfigured(
+            f"{_setting(key)} = {value!r}: expected True, False, or None for what suits the store."
+        )
+    return value

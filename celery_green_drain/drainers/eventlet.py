@@ -9,11 +9,11 @@ from typing import Any
 
 import eventlet
 from celery.backends.asynchronous import register_drainer
-from eventlet import hubs, patcher
+from eventlet import hubs, patcher, tpool
 from eventlet.event import Event
 from eventlet.green.selectors import SelectSelector
 
-from .base import Drainer, Signal
+from .base import Drainer, Lanes, Outcome, Signal
 from .thread import ThreadSignal
 
 __all__ = ("EventletDrainer",)
@@ -27,7 +27,6 @@ class EventletDrainer(Drainer):
 
     name = "eventlet"
     _hub: Any = None
-    loop: Any
 
     @classmethod
     def problem(cls) -> str | None:
@@ -58,11 +57,23 @@ class EventletDrainer(Drainer):
         selector: selectors.BaseSelector = SelectSelector()
         return selector
 
-    def abandon(self) -> None:
-        super().abandon()
-        if self._hub is not None and self.loop:
-            # It exists in the child as well, and must not run there.
-            self._hub.schedule_call_global(0, self.loop.throw)
+    @classmethod
+    def lanes(cls, limit: int, native: bool = False) -> Lanes:
+        lanes = super().lanes(limit)
+        if not native:
+            return lanes
+
+        def call(function: Callable[..., Any], *args: Any) -> Any:
+            if _native.current_thread() is not _native.main_thread():
+                return function(*args)  # in a native thread already
+            return lanes(tpool.execute, Outcome, function, args).get()
+
+        return call
+
+    def discard(self, spawned: Any) -> None:
+        # A green thread exists in the child as well.
+        if self._hub is not None and spawned:
+            self._hub.schedule_call_global(0, spawned.throw)
 
     def _settle(self) -> None:
         if _native.current_thread() is not _native.main_thread():
