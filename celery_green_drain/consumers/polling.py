@@ -16,15 +16,16 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional
 
+from celery import uuid
+
 from .. import drainers
+from ..lookups import OneByOne, unreadable
 from .base import ResultConsumer
 from .waker import Waker
 
 if TYPE_CHECKING:
-    from ..drainers.base import Lanes
+    from ..drainers.base import Drainer, Lanes
     from ..lookups import Found, Lookup
-    from ..pending import Wait
-    from ..promises import PendingResult
 
 __all__ = ("PollingResultConsumer",)
 
@@ -52,7 +53,7 @@ class PollingResultConsumer(ResultConsumer):
         self._poller: Poller | None = None
         #: What the store raised, until the loop has taken notice.
         self._error: Exception | None = None
-        self._calls: dict[str, Lanes] = {}
+        self._calls: dict[type[Drainer], Lanes] = {}
         self._interval = self.settings.poll_min
         #: When to look next, and when somebody was waited for last: by the monotonic clock.
         self._due = 0.0
@@ -68,16 +69,11 @@ class PollingResultConsumer(ResultConsumer):
 
         For everybody, in the middle of a worker's task as well: no drainer is needed for it.
         """
-        if "calls" not in self._calls:
-            store = self.backend.store
-            lanes = drainers.fitting().lanes(store.parallel, store.blocks)
-            self._calls.setdefault("calls", lanes)
-        return self._calls["calls"](function, *args)
-
-    def want(self, pending: PendingResult, wait: Wait | None = None) -> None:
-        # A task id that cannot be looked up is refused here, where its owner hears of it.
-        self.backend.check_task_id(pending.task_id)
-        super().want(pending, wait)
+        library = drainers.fitting()
+        if library not in self._calls:  # the first time, or before the process was patched
+            traits = self.backend.traits
+            self._calls.setdefault(library, library.lanes(traits.parallel, traits.blocks))
+        return self._calls[library](function, *args)
 
     # -- in the drain loop
 
@@ -114,14 +110,18 @@ class PollingResultConsumer(ResultConsumer):
                 self._release()
             return
         self._used = now
-        if now < self._due or (poller is not None and poller.busy):
+        if now < self._due or (poller is not None and poller.busy) or self.backend is None:
             return
         if poller is None:
             poller = self._poller = Poller(self)
         poller.look(list(self.table))
 
-    def on_looked(self, poller: Poller, found: list[Found], error: Exception | None) -> None:
-        """What a look has brought; some of it may be there even where it ended in *error*."""
+    def looked(self, *outcome: Any) -> None:
+        """Tell the loop what a look has brought. Unlike a wait, that starts no loop."""
+        self._note(self._on_looked, *outcome)
+
+    def _on_looked(self, poller: Poller, found: list[Found], error: Exception | None) -> None:
+        # Some may have been found even where it ended in an error.
         if poller is not self._poller:
             return  # of a loop that has ended
         delivered = self._delivered
@@ -139,6 +139,7 @@ class PollingResultConsumer(ResultConsumer):
             self._hurry(now)
 
     def on_connected(self) -> None:
+        """The store has answered a new connection."""
         self._connects += 1
 
     def on_no_batches(self, error: Exception) -> None:
@@ -176,7 +177,9 @@ class PollingResultConsumer(ResultConsumer):
                 self.drainer.discard(spawned)
         if self._session is not None:
             self._session.forgotten = True
-        return self._session, self._poller, self._calls, self.backend.forget_connections()
+        backend = self.backend
+        kept = None if backend is None else backend.forget_connections()
+        return self._session, self._poller, self._calls, kept
 
 
 class Session:
@@ -214,17 +217,9 @@ class Poller:
     def __init__(self, consumer: PollingResultConsumer) -> None:
         self._consumer = consumer
         self._drainer = consumer.drainer
+        self._traits = consumer.backend.traits
         self._open = consumer.backend.lookup
-        self._lookup: Lookup = self._open()
-        store = consumer.backend.store
-        limit = min(store.parallel, self._lookup.lanes)
-        # A store that takes one call at a time takes ours in the same lane as all others.
-        self._call: Lanes = (
-            consumer.call_store
-            if store.parallel == 1
-            else drainers.fitting().lanes(limit, store.blocks)
-        )
-        self._lanes = limit
+        self._use(self._open())
         #: Whether the store has answered.
         self.proven = False
         #: Whether a look is under way.
@@ -233,11 +228,20 @@ class Poller:
         self._requests: deque[Request] = deque()
         self._signal = self._drainer.signal()
         #: What runs now, to be discarded in a child.
-        self.spawned: list[object] = []
-        self.spawned.append(self._drainer.spawn(self._run))
+        self.spawned: list[object] = [self._drainer.spawn(self._run)]
+
+    def _use(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        self._lanes = min(self._traits.parallel, lookup.lanes)
+        # A store that takes one call at a time takes ours in the same lane as all others.
+        self._call: Lanes = (
+            self._consumer.call_store
+            if self._traits.parallel == 1
+            else drainers.fitting().lanes(self._lanes, self._traits.blocks)
+        )
 
     def look(self, task_ids: list[str]) -> None:
-        """Begin to look for *task_ids*. What is found goes to ``on_looked``."""
+        """Begin to look for *task_ids*. What is found goes to the loop."""
         self.busy = True
         self._ask(task_ids)
 
@@ -269,7 +273,7 @@ class Poller:
                 self._close()
 
     def _note(self, found: list[Found], error: Exception | None) -> None:
-        self._consumer.in_loop(self._consumer.on_looked, self, found, error)
+        self._consumer.looked(self, found, error)
 
     def _close(self) -> None:
         try:
@@ -282,7 +286,7 @@ class Poller:
         if error is None and not self.proven:
             self.proven = True
             self._consumer.on_connected()
-        elif error is not None and not self.proven and self._lookup.chunk > 1:
+        elif error is not None and not self.proven and not isinstance(self._lookup, OneByOne):
             return self._one_by_one(task_ids, error)
         return found, error
 
@@ -290,11 +294,11 @@ class Poller:
         self, task_ids: list[str], refusal: Exception
     ) -> tuple[list[Found], Exception | None]:
         """The first look has failed: find out whether only the way to look for many does."""
-        many, self._lookup = self._lookup, self._open(one_by_one=True)
-        found, error = self._try(task_ids[:1])
+        self._close()
+        self._use(self._open(one_by_one=True))
+        _, error = self._try(task_ids[:1])
         if error is not None:
-            self._lookup = many
-            return found, refusal
+            return [], refusal
         self._consumer.on_no_batches(refusal)
         return self._look(task_ids)
 
@@ -329,9 +333,29 @@ class Poller:
                     chunk = chunks.popleft()
                 except IndexError:
                     return  # another lane was faster
-                found.extend(self._call(self._lookup.find, chunk))
+                found.extend(self._find(chunk))
         except Exception as exc:
             errors.append(exc)
         finally:
             if done is not None:
                 done.set()
+
+    def _find(self, task_ids: list[str]) -> list[Found]:
+        try:
+            return self._look_up(task_ids)
+        except Exception as exc:
+            error = exc
+        # Either the store is gone; or one of the ids is such that it refuses the whole, and
+        # whoever waits for that one must not stop all others.
+        self._look_up([uuid()])
+        if len(task_ids) > 1:
+            half = len(task_ids) // 2
+            return self._find(task_ids[:half]) + self._find(task_ids[half:])
+        try:
+            return self._look_up(task_ids)
+        except type(error):
+            return [unreadable(task_ids[0], error)]
+
+    def _look_up(self, task_ids: list[str]) -> list[Found]:
+        found: list[Found] = self._call(self._lookup.find, task_ids)
+        return found

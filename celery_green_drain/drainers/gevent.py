@@ -19,7 +19,7 @@ from .base import Drainer, Lanes, Outcome
 __all__ = ("GeventDrainer",)
 
 #: Seconds until a native thread that has nothing to do ends.
-IDLE = 60.0
+IDLE = 60
 
 
 @register_drainer("gevent")
