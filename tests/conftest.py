@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from celery import Celery, uuid
 
 from .green import DRAINER, MODE, wait_until
 from .servers import RedisServer, Worker
+from .stores import configure_django
 from .tasks import make_app
 
 
@@ -37,6 +40,14 @@ def worker(broker: RedisServer, results: RedisServer) -> Iterator[Worker]:
     worker = Worker(broker.url(), results.url("worker"))
     yield worker
     worker.end()
+
+
+@pytest.fixture(scope="session")
+def django() -> Iterator[Path]:
+    """The folder of a Django project, which this process is then part of."""
+    folder = configure_django()
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

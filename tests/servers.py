@@ -129,13 +129,14 @@ class RedisServer:
 class Worker:
     """A Celery worker: stock, unpatched, in a process of its own."""
 
-    def __init__(self, broker: str, results: str) -> None:
+    def __init__(self, broker: str, results: str, **environment: str) -> None:
         self.process = Process(
             *(sys.executable, "-m", "celery", "-A", "tests.tasks", "worker"),
             *("--pool", "threads", "--concurrency", "16", "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             TESTS_BROKER=broker,
             TESTS_RESULTS=results,
+            **environment,
         )
         wait_until(self._ready, "the Celery worker", timeout=60)
 

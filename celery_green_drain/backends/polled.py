@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from typing import Any
 
 from celery.backends.base import unpickle_backend
@@ -17,7 +17,7 @@ from ..django import close_old_connections
 from ..lookups import Lookup, OneByOne
 from .base import DrainedBackendMixin
 from .clients import ClientsMixin
-from .traits import Traits, has_own_clients, traits_of
+from .traits import has_own_clients, traits_of
 
 __all__ = ("PolledBackendMixin", "polled")
 
@@ -39,12 +39,9 @@ class PolledBackendMixin(DrainedBackendMixin):
 
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(app, *args, **kwargs)
+        #: What is known of the store.
+        self.traits = traits_of(self, self.stock, self.drainer_settings.threads)
         self.result_consumer: Any = PollingResultConsumer(self)
-
-    @cached_property
-    def traits(self) -> Traits:
-        """What is known of the store."""
-        return traits_of(self, self.stock, self.drainer_settings.threads)
 
     def lookup(self, one_by_one: bool = False) -> Lookup:
         """Make what finds the states of many tasks: as the store can best, or *one_by_one*."""

@@ -47,7 +47,7 @@ def _django_blocks(backend: Any) -> bool:
 
 def _cache_blocks(backend: Any) -> bool:
     # Before Celery 5.7 that is the client where it is installed.
-    return type(backend.client).__module__.startswith("pylibmc")
+    return str(backend.Client.__module__).startswith("pylibmc")
 
 
 #: Classes of Celery and of django-celery-results; what is made from them is alike. A client over
@@ -93,7 +93,7 @@ def traits_of(backend: Any, stock: type, threads: bool | None) -> Traits:
     return Traits(
         Keys if has_mget else OneByOne,
         blocks=threads is not False,
-        parallel=PARALLEL if backend.app.conf.result_backend_thread_safe else 1,
+        parallel=PARALLEL if backend.app.conf.get("result_backend_thread_safe") else 1,
     )
 
 
