@@ -25,7 +25,7 @@ __all__ = ("PolledBackendMixin", "polled")
 @cache
 def polled(stock: type) -> type:
     """Return the backend class *stock*, served by a drainer."""
-    mixins = (PolledBackendMixin, ClientsMixin) if has_own_clients(stock) else (PolledBackendMixin,)
+    mixins = (ClientsMixin, PolledBackendMixin) if has_own_clients(stock) else (PolledBackendMixin,)
     return type(stock.__name__, (*mixins, stock), {"stock": stock, "__doc__": stock.__doc__})
 
 
