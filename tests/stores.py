@@ -97,7 +97,7 @@ class PostgresServer:
             connection.execute(
                 "INSERT INTO celery_taskmeta (id, task_id, status, result, date_done) "
                 "SELECT nextval('task_id_sequence'), other, status, result, date_done "
-                "FROM celery_taskmeta, unnest(%s) AS other WHERE task_id = %s",
+                "FROM celery_taskmeta, unnest(%s::text[]) AS other WHERE task_id = %s",
                 (others, task_id),
             )
 

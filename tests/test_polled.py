@@ -161,8 +161,8 @@ class TestWithAWorker:
 
     def test_states_in_between(self, app: Celery) -> None:
         seen: list[Any] = []
-        result = app.tasks["progress"].delay(3, pause=0.4)
-        assert result.get(timeout=20, on_message=seen.append) == 3
+        result = app.tasks["progress"].delay(2, pause=0.3)
+        assert result.get(timeout=20, on_message=seen.append) == 2
         steps = [meta["result"]["step"] for meta in seen if meta["status"] == "PROGRESS"]
         assert steps
         assert steps == sorted(set(steps))  # each change once
@@ -193,8 +193,7 @@ def test_a_timeout_is_exact(app: Celery) -> None:
 
 
 def test_more_than_a_look_takes(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    for lookup in (app.backend.traits.lookup,):
-        monkeypatch.setattr(lookup, "chunk", 7)
+    monkeypatch.setattr(app.backend.traits.lookup, "chunk", 7)
     monkeypatch.setattr(polling, "BATCH", 5)
     ids = [store(app, i) for i in range(20)]
     assert crowd(20, lambda i: app.AsyncResult(ids[i]).get(timeout=20)) == list(range(20))
@@ -234,9 +233,10 @@ def test_pickled(app: Celery) -> None:
     assert again.get(timeout=20) == 42
 
 
-def test_a_killed_poller_is_replaced(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
-    if not GREEN:
-        pytest.skip("a thread cannot be killed")
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_a_killed_poller_is_replaced(make: Callable[..., Celery], name: str) -> None:
+    app = make(name)
     result = app.AsyncResult(uuid())
     got = spawn_get(result)
     consumer = app.backend.result_consumer
@@ -277,6 +277,7 @@ def test_a_thousand_waiters_are_two_queries_a_look_over_one_connection(
     def looks() -> list[str]:
         return [line for line in postgres.statements("web") if "SELECT celery_taskmeta.id" in line]
 
+    wait_until(lambda: len(looks()) >= 4, "the first looks")
     before, all_before = len(looks()), len(postgres.statements("web"))
     begun = time.monotonic()
     wait_until(lambda: len(looks()) >= before + 6, "some looks")
@@ -326,17 +327,17 @@ def test_memcached_reads_many_keys_at_once(
 
 
 def test_looks_are_rarer_while_nothing_moves(make: Callable[..., Celery]) -> None:
-    app = make("own", result_drainer_poll_max=0.4)
+    app = make("own", result_drainer_poll_max=0.2)
     lookups = counted(app)
     app.AsyncResult(uuid()).then(print)
-    wait_until(lambda: len(lookups) >= 12, "some looks")
+    wait_until(lambda: len(lookups) >= 9, "some looks")
     pauses = [after - before for before, after in zip(lookups, lookups[1:])]
-    assert pauses[0] < 0.3
-    assert min(pauses[-3:]) >= 0.39
-    begun = time.monotonic()
-    other = app.AsyncResult(store(app))
-    assert other.get(timeout=20) == 42
-    assert time.monotonic() - begun < 0.35  # not after the longest pause
+    assert min(pauses[-3:]) >= 0.19
+    assert min(pauses[:2]) < 0.19
+    before = len(lookups)
+    assert app.AsyncResult(store(app)).get(timeout=20) == 42
+    wait_until(lambda: len(lookups) >= before + 3, "some more")
+    assert min(after - before for before, after in zip(lookups[-3:], lookups[-2:])) < 0.19
 
 
 def counted(app: Celery) -> list[float]:
@@ -588,7 +589,7 @@ def test_single_look_ups_serve_where_those_for_many_fail(
 # -- other processes
 
 
-@pytest.mark.parametrize("name", NAMES[:4])
+@pytest.mark.parametrize("name", ["sqlite", "postgres", "memcached"])
 def test_fork(stores: dict[str, Store], broker: RedisServer, name: str) -> None:
     script = subprocess.run(
         [sys.executable, "-m", "tests.forking", MODE, broker.url(), stores[name].url],
@@ -604,15 +605,14 @@ def test_fork(stores: dict[str, Store], broker: RedisServer, name: str) -> None:
 def test_the_end_of_the_interpreter_is_silent(
     stores: dict[str, Store], broker: RedisServer
 ) -> None:
-    for name in ("sqlite", "postgres"):
-        script = subprocess.run(
-            [sys.executable, "-c", EXIT, MODE, broker.url(), stores[name].url, DRAINER],
-            env=UNMEASURED,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
+    script = subprocess.run(
+        [sys.executable, "-c", EXIT, MODE, broker.url(), stores["sqlite"].url, DRAINER],
+        env=UNMEASURED,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
 
 
 # -- which backend it is
