@@ -14,6 +14,14 @@ environment() {
     touch "$stamp"
 }
 
+# servers: install the servers that the tests start, as far as they are missing.
+servers() {
+    local missing=()
+    command -v memcached >/dev/null || missing+=(memcached)
+    compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null || missing+=(postgresql)
+    [ "${#missing[@]}" = 0 ] || debian_packages "${missing[@]}"
+}
+
 # debian_packages NAME...: install what is missing, as root or with sudo.
 debian_packages() {
     local sudo=""

@@ -591,7 +591,7 @@ def test_single_look_ups_serve_where_those_for_many_fail(
 # -- other processes
 
 
-@pytest.mark.parametrize("name", ["sqlite", "postgres", "memcached"])
+@pytest.mark.parametrize("name", ["sqlite", "memcached"])
 def test_fork(stores: dict[str, Store], broker: RedisServer, name: str) -> None:
     script = subprocess.run(
         [sys.executable, "-m", "tests.forking", MODE, broker.url(), stores[name].url],
