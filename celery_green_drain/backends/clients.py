@@ -7,15 +7,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from .traits import Traits
+
 __all__ = ("Clients", "ClientsMixin")
 
 
 class Clients:
-    """In place of a client: each call has one to itself, and what is free is used again."""
+    """In place of a client: each call has one to itself.
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    :param keep: whether one that is free is used again. Not from another thread: that may not
+        touch the sockets of a green library.
+    """
+
+    def __init__(self, make: Callable[[], Any], keep: bool) -> None:
         self._make = make
-        self._free: deque[Any] = deque()
+        self._free: deque[Any] = deque(maxlen=None if keep else 0)
 
     def __getattr__(self, name: str) -> Any:
         return partial(self._call, name)
@@ -37,13 +43,15 @@ class ClientsMixin:
     Client: Callable[..., Any]
     servers: Any
     options: dict[str, Any]
+    traits: Traits
 
     _clients: Clients | None = None
 
     @property
     def client(self) -> Any:
         if self._clients is None:
-            self._clients = Clients(partial(self.Client, self.servers, **self.options))
+            make = partial(self.Client, self.servers, **self.options)
+            self._clients = Clients(make, keep=not self.traits.blocks)
         return self._clients
 
     def forget_connections(self) -> object:

@@ -83,10 +83,12 @@ def traits_of(backend: Any, stock: type, threads: bool | None) -> Traits:
     """
     known = [KNOWN[name] for name in _names(stock) if name in KNOWN]
     if known:
-        lookup, blocks = known[0]
-        if threads is not None:
-            blocks = threads
-        return Traits(lookup, blocks(backend) if callable(blocks) else blocks)
+        lookup, given = known[0]
+        blocks = given(backend) if callable(given) else given
+        # Sockets that a green library has patched belong to the thread that opened them, so what
+        # is put into threads against its nature has to do with one.
+        parallel = 1 if threads and not blocks else PARALLEL
+        return Traits(lookup, blocks if threads is None else threads, parallel)
     # Of another package: it may block, and two calls at once may be more than its client bears,
     # as Celery gives each thread a backend of its own.
     has_mget = getattr(stock, "mget", None) not in (None, BaseKeyValueStoreBackend.mget)
