@@ -205,6 +205,8 @@ class OwnStore(BaseBackend):
         request: Any = None,
         **kwargs: Any,
     ) -> Any:
+        if self.get_state(task_id) == states.SUCCESS:
+            return result
         meta = self._get_result_meta(result, state, traceback, request)
         self._write(task_id, self.encode({**meta, "task_id": task_id}))
         return result

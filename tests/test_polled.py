@@ -442,12 +442,13 @@ def test_threads_by_default(make: Callable[..., Celery], name: str, blocks: bool
     assert make(name).backend.traits.blocks is blocks
 
 
+@pytest.mark.parametrize("threads", [True, False])
 def test_a_store_that_can_do_one_thing_at_a_time(
-    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch, threads: bool
 ) -> None:
-    """It asserts that by itself."""
+    """It asserts that by itself. One of its calls makes another."""
     monkeypatch.setattr(OwnStore, "pause", 0.002)
-    app = make("own")
+    app = make("own", result_drainer_threads=threads)
     ids = [uuid() for _ in range(30)]
     waits = [spawn_get(app.AsyncResult(task_id)) for task_id in ids]
     crowd(30, lambda i: store(app, i, task_id=ids[i]))

@@ -37,7 +37,11 @@ class PolledBackendMixin(DrainedBackendMixin):
 
     is_cached: Callable[[str], bool]
 
+    #: Greenlets and threads in the middle of a call to the store.
+    _inside: set[int]
+
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
+        self._inside = set()
         super().__init__(app, *args, **kwargs)
         #: What is known of the store.
         self.traits = traits_of(self, self.stock, self.drainer_settings.threads)
@@ -79,22 +83,27 @@ class PolledBackendMixin(DrainedBackendMixin):
 
     def _in_store(self, name: str, *args: Any, **kwargs: Any) -> Any:
         function = partial(getattr(super(), name), *args, **kwargs)
-        return self.result_consumer.call_store(_tidily, function, threading.get_ident())
+        caller = threading.get_ident()
+        if caller in self._inside:
+            return function()  # from within another one, which must not wait for itself
+        return self.result_consumer.call_store(self._call, function, caller)
+
+    def _call(self, function: Callable[[], Any], caller: int) -> Any:
+        here = threading.get_ident()
+        self._inside.add(here)
+        try:
+            return function()
+        finally:
+            self._inside.discard(here)
+            # A native thread of a pool ends no request, which is when Django would do it.
+            if here != caller:
+                close_old_connections()
 
     # -- pickling
 
     def __reduce__(self, args: Any = (), kwargs: Any = None) -> Any:
         restore, ((_, (_, *arguments)), url) = super().__reduce__(args, kwargs)
         return restore, ((_unpickle, (self.stock, *arguments)), url)
-
-
-def _tidily(function: Callable[[], Any], caller: int) -> Any:
-    try:
-        return function()
-    finally:
-        # A native thread of a pool ends no request, which is when Django would do it.
-        if threading.get_ident() != caller:
-            close_old_connections()
 
 
 def _unpickle(stock: type, *args: Any) -> Any:

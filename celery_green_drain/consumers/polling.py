@@ -207,6 +207,9 @@ class Session:
 #: The ids to look for next; None: end.
 Request = Optional[list[str]]
 
+#: What a look has found, and what ended it early, if something did.
+Looked = tuple[list["Found"], Optional[Exception]]
+
 
 class Poller:
     """Looks into the store, one look at a time, from the connection's opening to its end.
@@ -263,7 +266,10 @@ class Poller:
                     task_ids = self._requests.popleft()
                     if task_ids is None:
                         return
-                    found, error = self._look(task_ids)
+                    try:
+                        found, error = self._look(task_ids)
+                    except Exception as exc:  # such as no thread to be had for a lane
+                        found, error = [], exc
                     self.busy = False
                     self._note(found, error)
         finally:
@@ -281,7 +287,7 @@ class Poller:
         except Exception as exc:
             logger.debug("Closing the connection that polls failed: %r", exc)
 
-    def _look(self, task_ids: list[str]) -> tuple[list[Found], Exception | None]:
+    def _look(self, task_ids: list[str]) -> Looked:
         found, error = self._try(task_ids)
         if error is None and not self.proven:
             self.proven = True
@@ -290,9 +296,7 @@ class Poller:
             return self._one_by_one(task_ids, error)
         return found, error
 
-    def _one_by_one(
-        self, task_ids: list[str], refusal: Exception
-    ) -> tuple[list[Found], Exception | None]:
+    def _one_by_one(self, task_ids: list[str], refusal: Exception) -> Looked:
         """The first look has failed: find out whether only the way to look for many does."""
         self._close()
         self._use(self._open(one_by_one=True))
@@ -302,7 +306,7 @@ class Poller:
         self._consumer.on_no_batches(refusal)
         return self._look(task_ids)
 
-    def _try(self, task_ids: list[str]) -> tuple[list[Found], Exception | None]:
+    def _try(self, task_ids: list[str]) -> Looked:
         """Look for *task_ids*, in as many greenlets as the store takes calls."""
         size = self._lookup.chunk
         chunks = deque(task_ids[at : at + size] for at in range(0, len(task_ids), size))

@@ -152,7 +152,6 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         """Return ``call(function, *args)``, which calls *limit* functions at a time at most.
 
         :param native: in native threads, for what would block all greenlets of the process.
-            With a *limit* of 1 that is always the same thread.
         """
         free = threading.BoundedSemaphore(limit)
 
