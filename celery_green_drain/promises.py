@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import sys
 import weakref
 from collections.abc import Iterator
 from functools import partial
@@ -24,6 +23,7 @@ from celery.result import ResultSet
 from vine import barrier, promise
 from vine.abstract import Thenable
 
+from .django import close_old_connections
 from .results import known, leaves, make_known
 
 if TYPE_CHECKING:
@@ -62,16 +62,10 @@ class Callback:
                 else:
                     self.target(*args)
             finally:
-                _close_old_django_connections()
+                # As Celery does after a task: a callback is no request, so Django does not do it.
+                close_old_connections()
         except Exception:
             logger.exception("A callback of %s raised.", name)
-
-
-def _close_old_django_connections() -> None:
-    """As Celery does after a task: a callback is no request, so Django does not do it."""
-    django_db = sys.modules.get("django.db")
-    if django_db is not None:
-        django_db.close_old_connections()
 
 
 class Promise:

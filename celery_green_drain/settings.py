@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
@@ -38,6 +38,15 @@ class Settings:
     #: Results that are kept, of those that came over a message queue and nobody has asked for.
     buffer: int = 10_000
 
+    #: Seconds between two looks at a polled store while results come or waits begin.
+    poll_min: float = 0.05
+
+    #: The same where nothing has moved for a while.
+    poll_max: float = 0.5
+
+    #: Whether a polled store is called in native threads; None: where its driver blocks.
+    threads: bool | None = None
+
     @classmethod
     def of(cls, conf: Any) -> Settings:
         """Read and check the settings in ``conf``, Celery's ``app.conf``.
@@ -52,10 +61,16 @@ class Settings:
         values = {names[name]: value for name, value in given.items()}
         drainer = values.pop("drainer", None) or None
         checked: dict[str, Any] = {
-            key: (_count if key == "buffer" else _seconds)(key, value)
+            key: CHECKS[key](key, value) if key in CHECKS else _seconds(key, value)
             for key, value in values.items()
         }
-        return cls(drainer, **checked)
+        settings = cls(drainer, **checked)
+        if settings.poll_min > settings.poll_max:
+            raise ImproperlyConfigured(
+                f"{_setting('poll_min')} = {settings.poll_min:g} is more than "
+                f"{_setting('poll_max')} = {settings.poll_max:g}: raise the one or lower the other."
+            )
+        return settings
 
 
 def _setting(field: str) -> str:
@@ -101,3 +116,15 @@ def _count(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ImproperlyConfigured(f"{_setting(key)} = {value!r}: expected a whole number above 0.")
     return value
+
+
+def _choice(key: str, value: Any) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise ImproperlyConfigured(
+            f"{_setting(key)} = {value!r}: expected True, False, or None for what suits the store."
+        )
+    return value
+
+
+#: How each setting is checked that is no number of seconds.
+CHECKS: dict[str, Callable[[str, Any], Any]] = {"buffer": _count, "threads": _choice}

@@ -14,15 +14,19 @@ environment() {
     touch "$stamp"
 }
 
+# servers: install the servers that the tests start, as far as they are missing.
+servers() {
+    local missing=()
+    command -v memcached >/dev/null || missing+=(memcached)
+    PATH="$PATH:/usr/sbin" command -v rabbitmq-server >/dev/null || missing+=(rabbitmq-server)
+    compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null || missing+=(postgresql)
+    [ "${#missing[@]}" = 0 ] || debian_packages "${missing[@]}"
+}
+
 # debian_packages NAME...: install what is missing, as root or with sudo.
 debian_packages() {
     local sudo=""
     [ "$(id -u)" = 0 ] || sudo=sudo
     $sudo apt-get update --quiet=2
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install --quiet=2 --yes --no-install-recommends "$@"
-}
-
-# program NAME PACKAGE: see that there is a program, from its Debian package where it is not there.
-program() {
-    PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null || debian_packages "$2"
 }

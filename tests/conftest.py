@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from celery.contrib.testing.worker import start_worker
 from .green import DRAINER, MODE, wait_until
 from .rabbitmq import RabbitServer
 from .servers import RedisServer, Worker
+from .stores import configure_django
 from .tasks import make_app
 
 #: Where results come from; and over which broker, where they are messages.
@@ -68,6 +71,14 @@ def rabbit_worker(rabbit: RabbitServer) -> Iterator[Worker]:
     worker = Worker(rabbit.url(), "rpc://")
     yield worker
     worker.end()
+
+
+@pytest.fixture(scope="session")
+def django() -> Iterator[Path]:
+    """The folder of a Django project, which this process is then part of."""
+    folder = configure_django()
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -233,15 +233,10 @@ def test_the_context_of_then_is_that_of_the_callback(
 
 @stored
 def test_old_django_connections_are_closed(
-    app: Celery, store: Callable[..., str], tmp_path: Path
+    app: Celery, store: Callable[..., str], django: Path
 ) -> None:
-    import django
     from django import db
-    from django.conf import settings
 
-    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db.sqlite3")}
-    settings.configure(DATABASES={"default": {**database, "CONN_MAX_AGE": 0}})
-    django.setup()
     used: list[Any] = []
 
     def use_database(result: object) -> None:

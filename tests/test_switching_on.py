@@ -215,8 +215,20 @@ def test_a_wrong_number_of_seconds(value: Any) -> None:
         Settings.of({"result_drainer_heartbeat": value})
 
 
+@pytest.mark.parametrize("value", [0, 1, "yes", "gevent", []])
+def test_a_wrong_choice(value: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"result_drainer_threads = .*True, False"):
+        Settings.of({"result_drainer_threads": value})
+
+
+def test_pauses_that_contradict_each_other() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"poll_min = 2 .*poll_max = 0\.5"):
+        Settings.of({"result_drainer_poll_min": 2})
+    assert Settings.of({"result_drainer_poll_min": 2, "result_drainer_poll_max": 2}).poll_min == 2
+
+
 def test_defaults() -> None:
-    assert Settings.of({}) == Settings(None, 10.0, 30.0, 60.0)
+    assert Settings.of({}) == Settings(None, 10.0, 30.0, 60.0, 10_000, 0.05, 0.5, None)
 
 
 # -- which drainer serves

@@ -15,7 +15,7 @@ from kombu.utils.imports import symbol_by_name
 from ..errors import DrainerWarning
 from .base import Drainer
 
-__all__ = ("check", "choose")
+__all__ = ("check", "choose", "fitting")
 
 #: The drainers of this package. Importing the module of that name registers its class.
 OURS = {
@@ -56,6 +56,11 @@ def choose(value: str | type) -> Callable[[Any], Drainer]:
     from .borrowed import borrow
 
     return borrow(cls)
+
+
+def fitting() -> type[Drainer]:
+    """Return the drainer that fits how this process is patched now, whatever is set."""
+    return _ours(_patched_by())
 
 
 def _patched_by() -> str:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Protocol
 
 from celery.backends import asynchronous
 
-__all__ = ("Backoff", "Drainer", "Signal")
+__all__ = ("Backoff", "Drainer", "Lanes", "Outcome", "Signal")
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,10 @@ STEADY = 1.0
 TURN = 1.0
 
 
+#: What :meth:`Drainer.lanes` returns.
+Lanes = Callable[..., Any]
+
+
 class Signal(Protocol):
     """Wakes one waiter, once. It may be set from any thread, before or during the wait."""
 
@@ -47,6 +51,27 @@ class Signal(Protocol):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until set, at most *timeout* seconds; return whether it was set."""
+
+
+class Outcome:
+    """What a call returned or raised.
+
+    Green libraries report an exception that crosses threads by themselves, so ours cross as this.
+    """
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._value: Any = None
+        self._error: Exception | None = None
+        try:
+            self._value = function(*args)
+        except Exception as exc:
+            self._error = exc
+
+    def get(self) -> Any:
+        """Return it, or raise it."""
+        if self._error is not None:
+            raise self._error
+        return self._value
 
 
 @dataclass(frozen=True)
@@ -69,8 +94,8 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
     """Base of the drainers: one loop that drains one result consumer.
 
     A subclass brings the primitives of its library (:meth:`spawn`, :meth:`signal`,
-    :meth:`sleep`, :meth:`selector`, :meth:`problem`) and registers itself with
-    :func:`celery.backends.asynchronous.register_drainer`.
+    :meth:`sleep`, :meth:`selector`, :meth:`lanes`, :meth:`discard`, :meth:`problem`) and
+    registers itself with :func:`celery.backends.asynchronous.register_drainer`.
 
     :param result_consumer: anything with Celery's ``drain_events(timeout)``.
     """
@@ -122,6 +147,23 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         """A selector whose ``select()`` blocks the caller alone."""
         raise NotImplementedError("subclass responsibility")
 
+    @classmethod
+    def lanes(cls, limit: int, native: bool = False) -> Lanes:
+        """Return ``call(function, *args)``, which calls *limit* functions at a time at most.
+
+        :param native: in native threads, for what would block all greenlets of the process.
+        """
+        free = threading.BoundedSemaphore(limit)
+
+        def call(function: Callable[..., Any], *args: Any) -> Any:
+            with free:
+                return function(*args)
+
+        return call
+
+    def discard(self, spawned: Any) -> None:
+        """Let what :meth:`spawn` made in the parent never run on in this child."""
+
     # -- life
 
     def start(self) -> None:
@@ -164,6 +206,7 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
     def abandon(self) -> None:
         """Forget the loop without touching what it holds: it belongs to the process that forked."""
         self._abandoned = self._stopping = True
+        self.discard(self.loop)
 
     def run(self) -> None:
         """The loop itself: what :meth:`start` spawns."""
@@ -182,7 +225,7 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         except Exception as exc:
             self._failed(exc)
             return
-        if self._failures:
+        if self._failures and getattr(self.result_consumer, "connections", True):
             self._hold()
         turned, self._turned = self._turned, self._broadcast()
         turned.set()
@@ -215,7 +258,7 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
             logger.warning(
                 "Lost the connection that results come over, reconnecting until it is back: %s: %s",
                 type(exc).__name__,
-                exc,
+                str(exc).partition("\n")[0],
                 exc_info=None if expected else exc,
             )
         self._nap = nap = self.signal()

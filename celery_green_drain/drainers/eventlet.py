@@ -5,20 +5,23 @@ from __future__ import annotations
 import selectors
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import eventlet
 from celery.backends.asynchronous import register_drainer
 from eventlet import hubs, patcher
 from eventlet.event import Event
+from eventlet.green.select import select
 from eventlet.green.selectors import SelectSelector
 
-from .base import Drainer, Signal
+from .base import TURN, Drainer, Lanes, Outcome, Signal
 from .thread import ThreadSignal
 
 __all__ = ("EventletDrainer",)
 
 _native = patcher.original("threading")
+_native_socket = patcher.original("socket")
 
 
 @register_drainer("eventlet")
@@ -27,7 +30,6 @@ class EventletDrainer(Drainer):
 
     name = "eventlet"
     _hub: Any = None
-    loop: Any
 
     @classmethod
     def problem(cls) -> str | None:
@@ -58,11 +60,23 @@ class EventletDrainer(Drainer):
         selector: selectors.BaseSelector = SelectSelector()
         return selector
 
-    def abandon(self) -> None:
-        super().abandon()
-        if self._hub is not None and self.loop:
-            # It exists in the child as well, and must not run there.
-            self._hub.schedule_call_global(0, self.loop.throw)
+    @classmethod
+    def lanes(cls, limit: int, native: bool = False) -> Lanes:
+        lanes = super().lanes(limit)
+        if not native:
+            return lanes
+
+        def call(function: Callable[..., Any], *args: Any) -> Any:
+            if _native.current_thread() is not _native.main_thread():
+                return function(*args)  # in a native thread already
+            return lanes(_in_thread, function, args).get()
+
+        return call
+
+    def discard(self, spawned: Any) -> None:
+        # A green thread exists in the child as well.
+        if self._hub is not None and spawned:
+            self._hub.schedule_call_global(0, spawned.throw)
 
     def _settle(self) -> None:
         if _native.current_thread() is not _native.main_thread():
@@ -72,6 +86,24 @@ class EventletDrainer(Drainer):
                 "app.backend.result_consumer.drainer.start() there."
             )
         self._hub = hubs.get_hub()
+
+
+def _in_thread(function: Callable[..., Any], args: tuple[Any, ...]) -> Outcome:
+    # Not eventlet's tpool: after a fork its loop runs in the child too, and takes from the parent
+    # what the threads there have to tell.
+    outcomes: list[Outcome] = []
+    receiver, sender = _native_socket.socketpair()
+
+    def run() -> None:
+        outcomes.append(Outcome(function, args))
+        sender.close()
+
+    with closing(receiver):
+        _native.Thread(target=run, daemon=True).start()
+        while not outcomes:
+            # In turns, as a child that is done with its copy of the hub makes this one deaf.
+            select([receiver], [], [], TURN)
+    return outcomes[0]
 
 
 class EventletSignal:

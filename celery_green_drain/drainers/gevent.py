@@ -12,10 +12,14 @@ import gevent
 from celery.backends.asynchronous import register_drainer
 from gevent.hub import Hub, Waiter, get_hub
 from gevent.selectors import GeventSelector
+from gevent.threadpool import ThreadPool
 
-from .base import Drainer
+from .base import Drainer, Lanes, Outcome
 
 __all__ = ("GeventDrainer",)
+
+#: Seconds until a native thread that has nothing to do ends.
+IDLE = 60
 
 
 @register_drainer("gevent")
@@ -52,11 +56,25 @@ class GeventDrainer(Drainer):
     def selector(self) -> selectors.BaseSelector:
         return GeventSelector()
 
-    def abandon(self) -> None:
-        super().abandon()
-        if isinstance(self.loop, gevent.Greenlet):
-            # It exists in the child as well, and must not run there.
-            self.loop.kill(block=False)
+    @classmethod
+    def lanes(cls, limit: int, native: bool = False) -> Lanes:
+        if not native:
+            return super().lanes(limit)
+        pools: list[ThreadPool] = []
+
+        def call(function: Callable[..., Any], *args: Any) -> Any:
+            if not get_hub().main_hub:
+                return function(*args)  # in a native thread already
+            if not pools:
+                pools.append(ThreadPool(limit, idle_task_timeout=IDLE))
+            return pools[0].apply(Outcome, (function, args)).get()
+
+        return call
+
+    def discard(self, spawned: Any) -> None:
+        # A greenlet exists in the child as well.
+        if isinstance(spawned, gevent.Greenlet):
+            spawned.kill(block=False)
 
     def _settle(self) -> None:
         hub = get_hub()

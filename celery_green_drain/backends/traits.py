@@ -1,0 +1,108 @@
+"""What is known of each result store: how to look for many tasks, and whether its driver blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery.backends.base import BaseKeyValueStoreBackend
+
+from ..lookups import PARALLEL, DjangoKeys, DjangoRows, Keys, Lookup, OneByOne, Rows
+
+__all__ = ("Traits", "has_own_clients", "traits_of")
+
+
+@dataclass(frozen=True)
+class Traits:
+    """How the calls to one store are made."""
+
+    #: How many tasks are looked for.
+    lookup: type[Lookup]
+
+    #: Whether the calls are made in native threads, as the driver blocks all green threads.
+    blocks: bool
+
+    #: Calls that may be under way at once.
+    parallel: int = PARALLEL
+
+
+#: Drivers of databases, by their names in SQLAlchemy and by their modules in Django, that wait
+#: on sockets of Python, which green libraries patch.
+GREEN_DRIVERS = {"psycopg", "pg8000", "pymysql"}
+
+
+def _sqlalchemy_blocks(backend: Any) -> bool:
+    from sqlalchemy.engine import make_url
+
+    return make_url(backend.url).get_driver_name() not in GREEN_DRIVERS
+
+
+def _django_blocks(backend: Any) -> bool:
+    from django.db import connections
+
+    database = connections[backend.TaskModel._default_manager.db]
+    return database.Database.__name__ not in GREEN_DRIVERS
+
+
+def _cache_blocks(backend: Any) -> bool:
+    # Before Celery 5.7 that is the client where it is installed.
+    return str(backend.Client.__module__).startswith("pylibmc")
+
+
+#: Classes of Celery and of django-celery-results; what is made from them is alike. A client over
+#: HTTP has no way to read many keys, whatever its ``mget()`` says.
+KNOWN: dict[str, tuple[type[Lookup], bool | Callable[[Any], bool]]] = {
+    "celery.backends.arangodb.ArangoDbBackend": (Keys, False),
+    "celery.backends.azureblockblob.AzureBlockBlobBackend": (OneByOne, False),
+    "celery.backends.cache.CacheBackend": (Keys, _cache_blocks),
+    "celery.backends.cassandra.CassandraBackend": (OneByOne, True),
+    "celery.backends.consul.ConsulBackend": (OneByOne, False),
+    "celery.backends.cosmosdbsql.CosmosDBSQLBackend": (OneByOne, False),
+    "celery.backends.couchbase.CouchbaseBackend": (Keys, True),
+    "celery.backends.couchdb.CouchBackend": (OneByOne, False),
+    "celery.backends.database.DatabaseBackend": (Rows, _sqlalchemy_blocks),
+    "celery.backends.dynamodb.DynamoDBBackend": (OneByOne, False),
+    "celery.backends.elasticsearch.ElasticsearchBackend": (OneByOne, False),
+    "celery.backends.filesystem.FilesystemBackend": (Keys, True),
+    "celery.backends.gcs.GCSBackendBase": (OneByOne, False),
+    "celery.backends.mongodb.MongoBackend": (OneByOne, False),
+    "celery.backends.s3.S3Backend": (OneByOne, False),
+    "django_celery_results.backends.cache.CacheBackend": (DjangoKeys, True),
+    "django_celery_results.backends.database.DatabaseBackend": (DjangoRows, _django_blocks),
+}
+
+#: Those whose client serves one call at a time only.
+OWN_CLIENTS = "celery.backends.cache.CacheBackend"
+
+
+def traits_of(backend: Any, stock: type, threads: bool | None) -> Traits:
+    """Return what is known of the class *stock*, of which *backend* is one.
+
+    :param threads: whether to call it in native threads; None: where its driver blocks.
+    """
+    known = [KNOWN[name] for name in _names(stock) if name in KNOWN]
+    if known:
+        lookup, given = known[0]
+        blocks = given(backend) if callable(given) else given
+        # Sockets that a green library has patched belong to the thread that opened them, so what
+        # is put into threads against its nature has to do with one.
+        parallel = 1 if threads and not blocks else PARALLEL
+        return Traits(lookup, blocks if threads is None else threads, parallel)
+    # Of another package: it may block, and two calls at once may be more than its client bears,
+    # as Celery gives each thread a backend of its own.
+    has_mget = getattr(stock, "mget", None) not in (None, BaseKeyValueStoreBackend.mget)
+    return Traits(
+        Keys if has_mget else OneByOne,
+        blocks=threads is not False,
+        parallel=PARALLEL if backend.app.conf.get("result_backend_thread_safe") else 1,
+    )
+
+
+def has_own_clients(stock: type) -> bool:
+    """Whether a client of the class *stock* serves one call at a time only."""
+    return OWN_CLIENTS in _names(stock)
+
+
+def _names(stock: type) -> list[str]:
+    return [f"{cls.__module__}.{cls.__qualname__}" for cls in stock.__mro__]

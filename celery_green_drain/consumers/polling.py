@@ -1,0 +1,365 @@
+"""Results from a store that never calls back: one greenlet looks for all of them together.
+
+The drain loop decides when, and a poller looks: a greenlet of its own, so that a slow store
+keeps the loop from nothing. What it finds comes back as a note. There is one look at a time,
+however many wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import TYPE_CHECKING, Any, Optional
+
+from celery import uuid
+
+from .. import drainers
+from ..lookups import OneByOne, unreadable
+from .base import ResultConsumer
+from .waker import Waker
+
+if TYPE_CHECKING:
+    from ..drainers.base import Drainer, Lanes
+    from ..lookups import Found, Lookup
+
+__all__ = ("PollingResultConsumer",)
+
+logger = logging.getLogger(__name__)
+
+#: How much longer each pause is than the one before, while nothing moves.
+SLOWER = 1.5
+
+#: Seconds without anybody waiting after which the connection is closed.
+LINGER = 10.0
+
+#: Results handed over before others may run.
+BATCH = 500
+
+
+class PollingResultConsumer(ResultConsumer):
+    """Polls one store. See the module for how."""
+
+    #: Each store has errors of its own, and any of them means: try again.
+    connection_errors = (Exception,)
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._session: Session | None = None
+        self._poller: Poller | None = None
+        #: What the store raised, until the loop has taken notice.
+        self._error: Exception | None = None
+        self._calls: dict[type[Drainer], Lanes] = {}
+        self._interval = self.settings.poll_min
+        #: When to look next, and when somebody was waited for last: by the monotonic clock.
+        self._due = 0.0
+        self._used = 0.0
+        self._warned = False
+
+    @property
+    def connections(self) -> int:
+        return int(self._poller is not None and self._poller.proven)
+
+    def call_store(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Return ``function(*args)``, which calls the store: where it may block, and in its turn.
+
+        For everybody, in the middle of a worker's task as well: no drainer is needed for it.
+        """
+        library = drainers.fitting()
+        if library not in self._calls:  # the first time, or before the process was patched
+            traits = self.backend.traits
+            self._calls.setdefault(library, library.lanes(traits.parallel, traits.blocks))
+        return self._calls[library](function, *args)
+
+    # -- in the drain loop
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        if self._session is None:
+            self._session = Session(self)
+        session = self._session
+        self._read_notes()
+        self._look()
+        session.wait(self._patience(timeout))
+        self._read_notes()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def on_wanted(self, task_id: str) -> None:
+        self._hurry(time.monotonic())
+
+    def _hurry(self, now: float) -> None:
+        """Something moves: look often for a while."""
+        self._interval = self.settings.poll_min
+        self._due = min(self._due, now + self._interval)
+
+    def _patience(self, timeout: float | None) -> float | None:
+        waits = [] if timeout is None else [timeout]
+        if self.table and not (self._poller and self._poller.busy):
+            waits.append(self._due - time.monotonic())
+        return max(0.0, min(waits)) if waits else None
+
+    def _look(self) -> None:
+        now, poller = time.monotonic(), self._poller
+        if not self.table:
+            if poller is not None and not poller.busy and now - self._used > LINGER:
+                self._release()
+            return
+        self._used = now
+        if now < self._due or (poller is not None and poller.busy) or self.backend is None:
+            return
+        if poller is None:
+            poller = self._poller = Poller(self)
+        poller.look(list(self.table))
+
+    def looked(self, *outcome: Any) -> None:
+        """Tell the loop what a look has brought. Unlike a wait, that starts no loop."""
+        self._note(self._on_looked, *outcome)
+
+    def _on_looked(self, poller: Poller, found: list[Found], error: Exception | None) -> None:
+        # Some may have been found even where it ended in an error.
+        if poller is not self._poller:
+            return  # of a loop that has ended
+        delivered = self._delivered
+        for count, (task_id, decode) in enumerate(found, 1):
+            self.deliver(task_id, decode, stored=True)
+            if count % BATCH == 0:
+                self.drainer.sleep(0)
+        if error is not None:
+            self._error = error
+            self._release()
+        now = time.monotonic()
+        self._interval = min(self._interval * SLOWER, self.settings.poll_max)
+        self._due = now + self._interval
+        if self._delivered > delivered:
+            self._hurry(now)
+
+    def on_connected(self) -> None:
+        """The store has answered a new connection."""
+        self._connects += 1
+
+    def on_no_batches(self, error: Exception) -> None:
+        """The store answers single look-ups, and refuses those for many."""
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "Results are looked up one by one, as looking for many at once fails: %s: %s",
+                type(error).__name__,
+                str(error).partition("\n")[0],
+            )
+
+    # -- the ends of things
+
+    def wake(self) -> None:
+        session = self._session
+        if session is not None:
+            session.waker.wake()
+
+    def _release(self) -> None:
+        poller, self._poller = self._poller, None
+        if poller is not None:
+            poller.close()
+
+    def disconnect(self) -> None:
+        self._release()
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def forget_connections(self) -> object:
+        if self._poller is not None:
+            self._poller.forgotten = True
+            for spawned in self._poller.spawned:
+                self.drainer.discard(spawned)
+        if self._session is not None:
+            self._session.forgotten = True
+        backend = self.backend
+        kept = None if backend is None else backend.forget_connections()
+        return self._session, self._poller, self._calls, kept
+
+
+class Session:
+    """What a drain loop waits on, from its begin to its end."""
+
+    def __init__(self, consumer: PollingResultConsumer) -> None:
+        #: Whether this belongs to the process that forked, and is not to be touched.
+        self.forgotten = False
+        with ExitStack() as opened:
+            self.waker = opened.enter_context(closing(Waker()))
+            self._selector = opened.enter_context(closing(consumer.drainer.selector()))
+            self._selector.register(self.waker, selectors.EVENT_READ)
+            self._opened = opened.pop_all()
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait for a note, at most *timeout* seconds."""
+        if self._selector.select(timeout) and not self.forgotten:
+            self.waker.clear()
+
+    def close(self) -> None:
+        if not self.forgotten:
+            self._opened.close()
+
+
+#: The ids to look for next; None: end.
+Request = Optional[list[str]]
+
+#: What a look has found, and what ended it early, if something did.
+Looked = tuple[list["Found"], Optional[Exception]]
+
+
+class Poller:
+    """Looks into the store, one look at a time, from the connection's opening to its end.
+
+    It lives in a greenlet (or thread) of its own, and so does its connection.
+    """
+
+    def __init__(self, consumer: PollingResultConsumer) -> None:
+        self._consumer = consumer
+        self._drainer = consumer.drainer
+        self._traits = consumer.backend.traits
+        self._open = consumer.backend.lookup
+        self._use(self._open())
+        #: Whether the store has answered.
+        self.proven = False
+        #: Whether a look is under way.
+        self.busy = False
+        self.forgotten = False
+        self._requests: deque[Request] = deque()
+        self._signal = self._drainer.signal()
+        #: What runs now, to be discarded in a child.
+        self.spawned: list[object] = [self._drainer.spawn(self._run)]
+
+    def _use(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        self._lanes = min(self._traits.parallel, lookup.lanes)
+        # A store that takes one call at a time takes ours in the same lane as all others.
+        self._call: Lanes = (
+            self._consumer.call_store
+            if self._traits.parallel == 1
+            else drainers.fitting().lanes(self._lanes, self._traits.blocks)
+        )
+
+    def look(self, task_ids: list[str]) -> None:
+        """Begin to look for *task_ids*. What is found goes to the loop."""
+        self.busy = True
+        self._ask(task_ids)
+
+    def close(self) -> None:
+        """End, and close the connection, once the look under way is over."""
+        self._ask(None)
+
+    def _ask(self, request: Request) -> None:
+        self._requests.append(request)
+        self._signal.set()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._signal.wait()
+                # The new signal is in place before the requests are looked at.
+                self._signal = self._drainer.signal()
+                while self._requests:
+                    task_ids = self._requests.popleft()
+                    if task_ids is None:
+                        return
+                    try:
+                        found, error = self._look(task_ids)
+                    except Exception as exc:  # such as no thread to be had for a lane
+                        found, error = [], exc
+                    self.busy = False
+                    self._note(found, error)
+        finally:
+            # Killed, if this is not the end that was asked for.
+            if not self.forgotten:
+                self._note([], RuntimeError("the greenlet that polls was killed"))
+                self._close()
+
+    def _note(self, found: list[Found], error: Exception | None) -> None:
+        self._consumer.looked(self, found, error)
+
+    def _close(self) -> None:
+        try:
+            self._call(self._lookup.close)
+        except Exception as exc:
+            logger.debug("Closing the connection that polls failed: %r", exc)
+
+    def _look(self, task_ids: list[str]) -> Looked:
+        found, error = self._try(task_ids)
+        if error is None and not self.proven:
+            self.proven = True
+            self._consumer.on_connected()
+        elif error is not None and not self.proven and not isinstance(self._lookup, OneByOne):
+            return self._one_by_one(task_ids, error)
+        return found, error
+
+    def _one_by_one(self, task_ids: list[str], refusal: Exception) -> Looked:
+        """The first look has failed: find out whether only the way to look for many does."""
+        self._close()
+        self._use(self._open(one_by_one=True))
+        _, error = self._try(task_ids[:1])
+        if error is not None:
+            return [], refusal
+        self._consumer.on_no_batches(refusal)
+        return self._look(task_ids)
+
+    def _try(self, task_ids: list[str]) -> Looked:
+        """Look for *task_ids*, in as many greenlets as the store takes calls."""
+        size = self._lookup.chunk
+        chunks = deque(task_ids[at : at + size] for at in range(0, len(task_ids), size))
+        found: list[Found] = []
+        errors: list[Exception] = []
+        lane = partial(self._lane, chunks, found, errors)
+        others = []
+        for _ in range(min(self._lanes, len(chunks)) - 1):
+            done = self._drainer.signal()
+            others.append(done)
+            self.spawned.append(self._drainer.spawn(lane, done))
+        lane()
+        for done in others:
+            done.wait()
+        del self.spawned[1:]
+        return found, errors[0] if errors else None
+
+    def _lane(
+        self,
+        chunks: deque[list[str]],
+        found: list[Found],
+        errors: list[Exception],
+        done: Any = None,
+    ) -> None:
+        try:
+            while chunks and not errors:
+                try:
+                    chunk = chunks.popleft()
+                except IndexError:
+                    return  # another lane was faster
+                found.extend(self._find(chunk))
+        except Exception as exc:
+            errors.append(exc)
+        finally:
+            if done is not None:
+                done.set()
+
+    def _find(self, task_ids: list[str]) -> list[Found]:
+        try:
+            return self._look_up(task_ids)
+        except Exception as exc:
+            error = exc
+        # Either the store is gone; or one of the ids is such that it refuses the whole, and
+        # whoever waits for that one must not stop all others.
+        self._look_up([uuid()])
+        if len(task_ids) > 1:
+            half = len(task_ids) // 2
+            return self._find(task_ids[:half]) + self._find(task_ids[half:])
+        try:
+            return self._look_up(task_ids)
+        except type(error):
+            return [unreadable(task_ids[0], error)]
+
+    def _look_up(self, task_ids: list[str]) -> list[Found]:
+        found: list[Found] = self._call(self._lookup.find, task_ids)
+        return found

@@ -1,0 +1,187 @@
+"""How the states of many tasks are found in a polled store: at once, where it can do that.
+
+Each store's own class reads what was found, so that a result means what it means to Celery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from celery import states
+from celery.exceptions import SecurityError
+from kombu.exceptions import SerializationError, SerializerNotInstalled
+from kombu.utils.encoding import bytes_to_str
+
+from .django import close_old_connections
+from .pending import Meta
+
+__all__ = (
+    "DjangoKeys",
+    "DjangoRows",
+    "Found",
+    "Keys",
+    "Lookup",
+    "OneByOne",
+    "Rows",
+    "unreadable",
+)
+
+#: A task id, and what reads its state, or raises what makes it unreadable.
+Found = tuple[str, Callable[[], Meta]]
+
+#: Ids to look for at once: fewer than the 999 parameters that an old SQLite takes.
+CHUNK = 900
+
+#: Look-ups under way at once, where each id needs its own.
+PARALLEL = 10
+
+#: What is wrong with one result, and not with the store.
+UNREADABLE = (SerializationError, SerializerNotInstalled, SecurityError)
+
+
+def unreadable(task_id: str, error: Exception) -> Found:
+    """What is found where *error* says what is wrong with this one id."""
+
+    def read() -> Meta:
+        raise error
+
+    return task_id, read
+
+
+class Lookup:
+    """One way to look, over one connection. :meth:`find` and :meth:`close` call the store.
+
+    :param store: a backend of Celery's own class, for this look-up alone.
+    """
+
+    #: Ids looked for in one call of :meth:`find`.
+    chunk = CHUNK
+
+    #: Calls of :meth:`find` that may be under way at once.
+    lanes = 1
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+
+    def find(self, task_ids: list[str]) -> list[Found]:
+        """Return what the store has of *task_ids*; those it has nothing of are left out."""
+        raise NotImplementedError("subclass responsibility")
+
+    def close(self) -> None:
+        """Close the connection, if it is this look-up's own."""
+
+    def _read(self, task_id: str) -> Meta:
+        meta: Meta = self.store.get_task_meta(task_id, cache=False)
+        return meta
+
+
+class OneByOne(Lookup):
+    """For any store: what ``result.state`` does, for each id."""
+
+    chunk = 1
+    lanes = PARALLEL
+
+    def find(self, task_ids: list[str]) -> list[Found]:
+        found: list[Found] = []
+        for task_id in task_ids:
+            try:
+                meta = self._read(task_id)
+            except UNREADABLE as exc:
+                found.append(unreadable(task_id, exc))
+            else:
+                if meta["status"] != states.PENDING:  # which says that there is nothing
+                    found.append((task_id, partial(dict, meta)))
+        return found
+
+
+class Keys(Lookup):
+    """For key-value stores that read many keys at once."""
+
+    def find(self, task_ids: list[str]) -> list[Found]:
+        keys = [self.store.get_key_for_task(task_id) for task_id in task_ids]
+        ids = dict(zip(map(bytes_to_str, keys), task_ids))
+        values = self._get_many(keys)
+        pairs: Iterable[Any] = values.items() if hasattr(values, "items") else zip(keys, values)
+        return [
+            (ids[bytes_to_str(key)], partial(self.store.decode_result, value))
+            for key, value in pairs
+            if value
+        ]
+
+    def _get_many(self, keys: list[Any]) -> Any:
+        """Return what is stored: by key, or in the order of the *keys*."""
+        return self.store.mget(keys)
+
+
+class DjangoKeys(Keys):
+    """For Django's caches, which can read many keys, though their Celery backend does not."""
+
+    def _get_many(self, keys: list[Any]) -> Any:
+        return self.store.cache_backend.get_many([bytes_to_str(key) for key in keys])
+
+
+class Rows(Lookup):
+    """For SQLAlchemy: one query, over one connection that is kept open."""
+
+    _connection: Any = None
+
+    def find(self, task_ids: list[str]) -> list[Found]:
+        from sqlalchemy.orm import Session
+
+        if self._connection is None:
+            engine = type(self.store).ResultSession(self.store).get_bind()
+            # No transaction, or each look would see what the first one saw.
+            self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        task = self.store.task_cls
+        with Session(bind=self._connection) as session:
+            rows = session.query(task).filter(task.task_id.in_(task_ids)).all()
+        return [(row.task_id, partial(self._read_row, row)) for row in rows]
+
+    def _read_row(self, row: Any) -> Meta:
+        self.store.ResultSession = partial(LoadedRow, row)
+        return self._read(row.task_id)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection.engine.dispose()
+
+
+class LoadedRow:
+    """In place of an SQLAlchemy session, for a store that asks for a row: it is there already."""
+
+    def __init__(self, row: Any) -> None:
+        self._row = row
+
+    def query(self, *_: Any, **__: Any) -> LoadedRow:
+        return self
+
+    filter = options = query
+
+    def __iter__(self) -> Any:
+        return iter([self._row])
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    rollback = close
+
+
+class DjangoRows(Lookup):
+    """For Django's ORM: one query, over this greenlet's own connection of Django."""
+
+    def find(self, task_ids: list[str]) -> list[Found]:
+        tasks = type(self.store).TaskModel._default_manager
+        try:
+            rows = list(tasks.filter(task_id__in=task_ids))
+        finally:
+            close_old_connections()
+        return [(row.task_id, partial(self._read_row, row)) for row in rows]
+
+    def _read_row(self, row: Any) -> Meta:
+        loaded = SimpleNamespace(get_task=lambda task_id: row)
+        self.store.TaskModel = SimpleNamespace(_default_manager=loaded)
+        return self._read(row.task_id)

@@ -1,0 +1,677 @@
+"""Stores that never call back, each of them real, and all served alike."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery, chain, chord, group, uuid
+from celery.app.backends import BACKEND_ALIASES, by_name
+from celery.exceptions import ImproperlyConfigured, TimeoutError
+from celery.result import GroupResult
+
+from celery_green_drain import DrainerStopped
+from celery_green_drain.consumers import polling
+
+from .green import DRAINER, GREEN, MODE, crowd, kill, size, spawn, wait_until
+from .servers import UNMEASURED, RedisServer, Worker
+from .stores import MemcachedServer, OwnStore, PostgresServer, Store
+from .tasks import make_app
+from .test_processes import EXIT
+
+NAMES = ("sqlite", "postgres", "memcached", "file", "django-db", "django-cache", "own")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="session")
+def memcached() -> Iterator[MemcachedServer]:
+    server = MemcachedServer()
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="session")
+def stores(
+    postgres: PostgresServer, memcached: MemcachedServer, django: Path
+) -> Iterator[dict[str, Store]]:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "file").mkdir()
+        (Path(folder) / "own").mkdir()
+        sqlite = f"db+sqlite:///{folder}/results.sqlite3"
+        file = f"file://{folder}/file"
+        own = f"tests.stores.OwnStore://{folder}/own"
+        site = {"DJANGO_SETTINGS_MODULE": "tests.django_settings", "TESTS_DJANGO": str(django)}
+        stores = [
+            Store("sqlite", sqlite, sqlite),
+            Store("postgres", postgres.url("web"), postgres.url("worker")),
+            Store("memcached", memcached.url(), memcached.url()),
+            Store("file", file, file),
+            Store("django-db", "green+django-db://", "django-db://", site),
+            Store("django-cache", "green+django-cache", "django-cache", site),
+            Store("own", f"green+{own}", own),
+        ]
+        yield {store.name: store for store in stores}
+
+
+@pytest.fixture(scope="session")
+def workers(stores: dict[str, Store], broker: RedisServer) -> Iterator[None]:
+    """A stock worker for each store, each with queues of its own."""
+    kinds = list(stores.values())
+    workers = crowd(
+        len(kinds),
+        lambda i: Worker(broker.url(database=i + 1), kinds[i].worker_url, **kinds[i].environment),
+    )
+    broken = [worker for worker in workers if isinstance(worker, Exception)]
+    if broken:
+        raise broken[0]
+    yield
+    for worker in workers:
+        worker.process.send(signal.SIGTERM)  # all at once, as each takes its time
+    for worker in workers:
+        worker.end()
+
+
+@pytest.fixture
+def make(broker: RedisServer, stores: dict[str, Store]) -> Iterator[Callable[..., Celery]]:
+    """Make an app on one of the stores, with further settings."""
+    made: list[Celery] = []
+
+    def make(name: str, **conf: Any) -> Celery:
+        database = list(stores).index(name) + 1
+        settings = {"result_drainer": DRAINER, **conf}
+        made.append(make_app(broker.url(database=database), stores[name].url, **settings))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.backend.result_consumer.stop()
+        app.close()
+
+
+@pytest.fixture(params=NAMES)
+def app(request: pytest.FixtureRequest, make: Callable[..., Celery]) -> Celery:
+    return make(request.param)
+
+
+def store(app: Celery, value: Any = 42, state: str = "SUCCESS", task_id: str = "") -> str:
+    """Store a result, as a worker does; return its task id."""
+    task_id = task_id or uuid()
+    app.backend.store_result(task_id, value, state)
+    return task_id
+
+
+# -- each store, with a real worker
+
+
+@pytest.mark.usefixtures("workers")
+class TestWithAWorker:
+    def test_get_and_then(self, app: Celery) -> None:
+        calls: list[Any] = []
+        results = [app.tasks["add"].delay(i, 1) for i in range(20)]
+        for result in results:
+            result.then(lambda result: calls.append(result.get()))
+        assert [result.get(timeout=20) for result in results] == list(range(1, 21))
+        wait_until(lambda: sorted(calls) == list(range(1, 21)), "all callbacks")
+        assert results[0].state == "SUCCESS"
+        assert app.AsyncResult(results[0].id).get(timeout=0) == 1
+
+    def test_failure(self, app: Celery) -> None:
+        errors: list[Any] = []
+        result = app.tasks["fail"].delay("bad luck")
+        result.then(lambda _: None, on_error=errors.append)
+        with pytest.raises(ValueError, match="bad luck"):
+            result.get(timeout=20)
+        wait_until(lambda: errors, "on_error")
+        assert "bad luck" in str(errors[0])
+
+    def test_group_and_chain(self, app: Celery) -> None:
+        add, calls = app.tasks["add"], []
+        members = group(add.s(i, i) for i in range(10))()
+        members.then(lambda result: calls.append(result.get()))
+        assert members.get(timeout=20) == [2 * i for i in range(10)]
+        wait_until(lambda: calls == [[2 * i for i in range(10)]], "the callback of the group")
+        assert chain(add.s(1, 2), add.s(3), add.s(4))().get(timeout=20) == 10
+        with pytest.raises(ValueError, match="halfway"):
+            chain(app.tasks["fail"].si("halfway"), add.si(1, 2))().get(timeout=20)
+        members.save()
+        assert GroupResult.restore(members.id, app=app).get(timeout=20) == members.get()
+        members.delete()
+        assert GroupResult.restore(members.id, app=app) is None
+
+    @pytest.mark.parametrize("name", ["sqlite", "memcached", "django-db"])
+    def test_chord(self, make: Callable[..., Celery], name: str) -> None:
+        app = make(name)
+        header = [app.tasks["add"].s(i, i) for i in range(5)]
+        assert chord(header)(app.tasks["total"].s()).get(timeout=30) == 20
+
+    def test_states_in_between(self, app: Celery) -> None:
+        seen: list[Any] = []
+        result = app.tasks["progress"].delay(2, pause=0.3)
+        assert result.get(timeout=20, on_message=seen.append) == 2
+        steps = [meta["result"]["step"] for meta in seen if meta["status"] == "PROGRESS"]
+        assert steps
+        assert steps == sorted(set(steps))  # each change once
+        assert seen[-1]["status"] == "SUCCESS"
+
+
+# -- each store
+
+
+def test_what_is_there_already(app: Celery) -> None:
+    calls: list[Any] = []
+    app.AsyncResult(store(app, "before")).then(lambda result: calls.append(result.get()))
+    wait_until(lambda: calls == ["before"], "the callback")
+    assert app.backend.result_consumer.statistics().connections == 1
+    assert app.backend.result_consumer.statistics().connects == 1
+
+
+def test_a_timeout_is_exact(app: Celery) -> None:
+    result = app.AsyncResult(uuid())
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        result.get(timeout=0.2)
+    assert 0.2 <= time.monotonic() - begun < 0.45  # stock: half a second
+    with pytest.raises(TimeoutError):
+        result.get(timeout=0)
+    consumer = app.backend.result_consumer
+    wait_until(lambda: not consumer.statistics().pending, "the end of the wait")
+
+
+def test_more_than_a_look_takes(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.backend.traits.lookup, "chunk", 7)
+    monkeypatch.setattr(polling, "BATCH", 5)
+    ids = [store(app, i) for i in range(20)]
+    assert crowd(20, lambda i: app.AsyncResult(ids[i]).get(timeout=20)) == list(range(20))
+
+
+def test_stopped_and_started(app: Celery) -> None:
+    result = app.AsyncResult(uuid())
+    errors: list[Any] = []
+
+    def wait() -> None:
+        try:
+            result.get(timeout=20)
+        except DrainerStopped as exc:
+            errors.append(exc)
+
+    spawn(wait)
+    consumer = app.backend.result_consumer
+    wait_until(lambda: consumer.connections, "the first look")
+    consumer.stop()
+    wait_until(lambda: errors, "the end of the wait")
+    assert not consumer.connections
+    store(app, "later", task_id=result.id)
+    assert app.AsyncResult(result.id).get(timeout=20) == "later"
+
+
+def test_forgotten(app: Celery) -> None:
+    result = app.AsyncResult(store(app))
+    assert result.get(timeout=20) == 42
+    result.forget()
+    assert app.AsyncResult(result.id).state == "PENDING"
+
+
+def test_pickled(app: Celery) -> None:
+    app.set_current()
+    again = pickle.loads(pickle.dumps(app.AsyncResult(store(app))))
+    assert again.backend is app.backend
+    assert again.get(timeout=20) == 42
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_a_killed_poller_is_replaced(make: Callable[..., Celery], name: str) -> None:
+    app = make(name)
+    result = app.AsyncResult(uuid())
+    got = spawn_get(result)
+    consumer = app.backend.result_consumer
+    wait_until(lambda: consumer.connections, "the first look")
+    kill(consumer._poller.spawned[0])
+    store(app, "after", task_id=result.id)
+    wait_until(lambda: got == ["after"], "the result")
+    assert consumer.statistics().connects == 2
+
+
+def spawn_get(result: Any) -> list[Any]:
+    """Wait for *result* beside the test; return where its value, or error, will be."""
+    got: list[Any] = []
+
+    def get() -> None:
+        try:
+            got.append(result.get(timeout=60))
+        except Exception as exc:
+            got.append(exc)
+
+    spawn(get)
+    return got
+
+
+# -- what it costs
+
+
+def test_a_thousand_waiters_are_two_queries_a_look_over_one_connection(
+    make: Callable[..., Celery], postgres: PostgresServer
+) -> None:
+    count, pause = size(1000, 300), 0.5
+    app = make("postgres", result_drainer_poll_min=pause, result_drainer_poll_max=pause)
+    ids, first = [uuid() for _ in range(count)], store(app, "all the same")
+    earlier = len(looks(postgres))
+    waits = [spawn_get(app.AsyncResult(task_id)) for task_id in ids]
+    statistics = app.backend.result_consumer.statistics
+    wait_until(lambda: statistics().pending == count, "all waits", timeout=60)
+
+    wait_until(lambda: len(looks(postgres)) >= earlier + 4, "the first looks")
+    before, all_before = len(looks(postgres)), len(postgres.statements("web"))
+    begun = time.monotonic()
+    wait_until(lambda: len(looks(postgres)) >= before + 6, "some looks")
+    intervals = (time.monotonic() - begun) / pause + 1
+    assert len(postgres.statements("web")) - all_before <= 2 * intervals
+    assert postgres.connections("web") == 1
+    postgres.copy_result(first, ids)
+    wait_until(lambda: all(waits), "all results", timeout=60)
+    assert {got[0] for got in waits} == {"all the same"}
+    assert postgres.connections("web") == 1
+    assert statistics().connects == 1
+
+
+def looks(postgres: PostgresServer) -> list[str]:
+    return [line for line in postgres.statements("web") if "SELECT celery_taskmeta.id" in line]
+
+
+def test_nobody_waits_and_nothing_is_asked(
+    make: Callable[..., Celery], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "LINGER", 1.5)
+    app = make("postgres")
+    assert app.AsyncResult(store(app)).get(timeout=20) == 42
+    consumer = app.backend.result_consumer
+    wait_until(lambda: not consumer.statistics().pending, "the end of the wait")
+    assert postgres.connections("web") == 1
+    before = len(postgres.statements("web"))
+    wait_until(lambda: not postgres.connections("web"), "the end of the idle connection")
+    assert not consumer.connections
+    assert len(postgres.statements("web")) == before
+    assert app.AsyncResult(store(app)).get(timeout=20) == 42
+
+
+def test_memcached_reads_many_keys_at_once(
+    make: Callable[..., Celery], memcached: MemcachedServer
+) -> None:
+    app = make("memcached")
+    ids = [store(app, i) for i in range(950)]
+    connections = int(memcached.statistics()["total_connections"])
+    looks = int(memcached.statistics()["cmd_get"])
+    results = [app.AsyncResult(task_id) for task_id in ids]
+    called: list[Any] = []
+    for result in results:
+        result.then(called.append)
+    wait_until(lambda: len(called) == 950, "all callbacks")
+    # Each key counts, and none was asked for twice but those of a first look that came too soon.
+    assert int(memcached.statistics()["cmd_get"]) - looks <= 2 * 950
+    # One for the poller, one for each look at the statistics.
+    assert int(memcached.statistics()["total_connections"]) - connections <= 4
+
+
+def test_looks_are_rarer_while_nothing_moves(make: Callable[..., Celery]) -> None:
+    app = make("own", result_drainer_poll_max=0.2)
+    lookups = counted(app)
+    app.AsyncResult(uuid()).then(print)
+    wait_until(lambda: len(lookups) >= 9, "some looks")
+    pauses = [after - before for before, after in zip(lookups, lookups[1:])]
+    assert min(pauses[-3:]) >= 0.19
+    assert min(pauses[:2]) < 0.19
+    before = len(lookups)
+    assert app.AsyncResult(store(app)).get(timeout=20) == 42
+    wait_until(lambda: len(lookups) >= before + 3, "some more")
+    assert min(after - before for before, after in zip(lookups[-3:], lookups[-2:])) < 0.19
+
+
+def counted(app: Celery) -> list[float]:
+    """When each look begins."""
+    times: list[float] = []
+    make_lookup = app.backend.lookup
+
+    def lookup(one_by_one: bool = False) -> Any:
+        lookup = make_lookup(one_by_one)
+        find = lookup.find
+        lookup.find = lambda task_ids: times.append(time.monotonic()) or find(task_ids)
+        return lookup
+
+    app.backend.lookup = lookup
+    return times
+
+
+# -- drivers that block
+
+
+class Ticker:
+    """A greenlet that ticks, and knows the longest time it could not."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._over = False
+        spawn(self._tick)
+
+    def _tick(self) -> None:
+        last = time.monotonic()
+        while not self._over:
+            time.sleep(0.01)
+            now = time.monotonic()
+            self.longest, last = max(self.longest, now - last), now
+
+    def stop(self) -> float:
+        self._over = True
+        return self.longest
+
+
+LOCK = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+time.sleep(float(sys.argv[2]))
+connection.execute("COMMIT")
+"""
+
+
+@pytest.mark.parametrize("name", ["sqlite", "django-db"])
+def test_a_locked_database_stalls_nobody_else(
+    make: Callable[..., Celery], stores: dict[str, Store], django: Path, name: str
+) -> None:
+    app = make(name)
+    result = app.AsyncResult(uuid())
+    got = spawn_get(result)
+    wait_until(lambda: app.backend.result_consumer.connections, "the first look")
+    file = django / "db.sqlite3" if name == "django-db" else stores[name].url.partition(":///")[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCK, str(file), "2"], stdout=subprocess.PIPE, text=True
+    ) as locker:
+        assert locker.stdout is not None
+        assert locker.stdout.readline() == "locked\n"
+        ticker, stored = Ticker(), []
+        begun = time.monotonic()
+        spawn(lambda: stored.append(store(app, "after the lock", task_id=result.id)))
+        states = [spawn_call(lambda: app.AsyncResult(uuid()).state) for _ in range(3)]
+        with pytest.raises(TimeoutError):
+            app.AsyncResult(uuid()).get(timeout=0.5)
+        assert not stored, "the lock is none"
+        wait_until(lambda: got, "the result")
+        assert time.monotonic() - begun > 1
+        wait_until(lambda: all(states), "all states")
+    assert got == ["after the lock"]
+    assert states == [["PENDING"]] * 3
+    assert ticker.stop() < 0.7
+
+
+def spawn_call(function: Callable[[], Any]) -> list[Any]:
+    got: list[Any] = []
+    spawn(lambda: got.append(function()))
+    return got
+
+
+def test_threads_by_setting(make: Callable[..., Celery]) -> None:
+    for threads in (True, False):
+        for name in ("sqlite", "memcached", "postgres", "own"):
+            app = make(name, result_drainer_threads=threads)
+            assert app.backend.traits.blocks is threads
+            ids = [store(app, i) for i in range(5)]
+            assert crowd(5, lambda i: app.AsyncResult(ids[i]).get(timeout=20)) == [0, 1, 2, 3, 4]  # noqa: B023
+            assert crowd(5, lambda i: app.AsyncResult(ids[i]).state) == ["SUCCESS"] * 5  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"), [("sqlite", True), ("postgres", False), ("memcached", False), ("own", True)]
+)
+def test_threads_by_default(make: Callable[..., Celery], name: str, blocks: bool) -> None:
+    assert make(name).backend.traits.blocks is blocks
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_store_that_can_do_one_thing_at_a_time(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch, threads: bool
+) -> None:
+    """It asserts that by itself. One of its calls makes another."""
+    monkeypatch.setattr(OwnStore, "pause", 0.002)
+    app = make("own", result_drainer_threads=threads)
+    ids = [uuid() for _ in range(30)]
+    waits = [spawn_get(app.AsyncResult(task_id)) for task_id in ids]
+    crowd(30, lambda i: store(app, i, task_id=ids[i]))
+    assert crowd(30, lambda i: app.AsyncResult(ids[i]).state) == ["SUCCESS"] * 30
+    wait_until(lambda: all(waits), "all results")
+    assert [got[0] for got in waits] == list(range(30))
+
+
+def test_single_calls_share_a_few_clients(
+    make: Callable[..., Celery], memcached: MemcachedServer
+) -> None:
+    """Celery's backend has one client, which two calls at once would confuse."""
+    app = make("memcached")
+    ids = [store(app, i) for i in range(200)]
+    before = int(memcached.statistics()["total_connections"])
+    assert crowd(200, lambda i: app.AsyncResult(ids[i]).result) == list(range(200))
+    assert int(memcached.statistics()["total_connections"]) - before <= 12
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+def test_a_call_that_is_broken_off_leaves_nothing_for_the_next(
+    make: Callable[..., Celery], memcached: MemcachedServer
+) -> None:
+    app = make("memcached")
+    ids = [store(app, i) for i in range(2)]
+    assert app.AsyncResult(ids[0]).result == 0
+    memcached.process.send(signal.SIGSTOP)
+    asking = spawn(lambda: app.AsyncResult(ids[0]).state)
+    time.sleep(0.1)
+    kill(asking)
+    memcached.process.send(signal.SIGCONT)
+    assert app.AsyncResult(ids[1]).result == 1
+
+
+# -- what fails
+
+
+@pytest.mark.parametrize("name", ["postgres", "memcached"])
+def test_a_store_that_goes_and_comes_back(
+    make: Callable[..., Celery],
+    postgres: PostgresServer,
+    memcached: MemcachedServer,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server: Any = {"postgres": postgres, "memcached": memcached}[name]
+    app = make(name, result_drainer_retry_max=0.3)
+    result, calls = app.AsyncResult(uuid()), []
+    result.then(lambda result: calls.append(result.get()))
+    got = spawn_get(result)
+    consumer = app.backend.result_consumer
+    wait_until(lambda: consumer.connections, "the first look")
+    server.stop()
+    try:
+        wait_until(lambda: not consumer.connections, "the loss of the connection")
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError):
+            app.AsyncResult(uuid()).get(timeout=1)
+        assert time.monotonic() - begun < 1.5
+    finally:
+        server.start()
+    store(app, "after the outage", task_id=result.id)
+    wait_until(lambda: got and calls, "the result")
+    assert got == calls == ["after the outage"]
+    app.AsyncResult(uuid()).then(print)
+    wait_until(lambda: "back after" in caplog.text, "the line that says so")
+    ours = [record for record in caplog.records if record.name.startswith("celery_green_drain")]
+    assert ["Lost" in ours[0].getMessage(), "back after" in ours[1].getMessage()] == [True, True]
+    assert len(ours) == 2
+    assert "\n" not in ours[0].getMessage()
+
+
+@pytest.mark.parametrize(("name", "task_id"), [("postgres", "a\0b"), ("memcached", "a b" * 100)])
+def test_an_id_that_the_store_refuses_fails_its_waiter_alone(
+    make: Callable[..., Celery], name: str, task_id: str
+) -> None:
+    app = make(name)
+    good = [app.AsyncResult(uuid()) for _ in range(20)]
+    waits = [spawn_get(result) for result in good[:10]]
+    bad = spawn_get(app.AsyncResult(task_id))
+    waits += [spawn_get(result) for result in good[10:]]
+    wait_until(lambda: bad, "the refusal")
+    assert isinstance(bad[0], Exception)
+    assert not isinstance(bad[0], TimeoutError)
+    for i, result in enumerate(good):
+        store(app, i, task_id=result.id)
+    wait_until(lambda: all(waits), "all results")
+    assert [got[0] for got in waits] == list(range(20))
+    assert app.backend.result_consumer.statistics().unreadable == 1
+
+
+@pytest.mark.parametrize("name", ["sqlite", "file", "django-db", "own"])
+def test_what_cannot_be_read_fails_its_waiter_alone(
+    make: Callable[..., Celery], stores: dict[str, Store], django: Path, name: str
+) -> None:
+    app = make(name)
+    good, bad = app.AsyncResult(uuid()), app.AsyncResult(uuid())
+    waits = spawn_get(good), spawn_get(bad)
+    store(app, task_id=bad.id, state="STARTED")
+    spoil(stores, django, name, bad.id)
+    wait_until(lambda: waits[1], "the refusal")
+    assert isinstance(waits[1][0], Exception)
+    assert not isinstance(waits[1][0], TimeoutError)
+    store(app, 1, task_id=good.id)
+    wait_until(lambda: waits[0] == [1], "the other result")
+
+
+def spoil(stores: dict[str, Store], django: Path, name: str, task_id: str) -> None:
+    folder = Path(stores["file"].url.partition("://")[2]).parent
+    if name == "file":
+        (folder / "file" / f"celery-task-meta-{task_id}").write_bytes(b"{garbage")
+    elif name == "own":
+        (folder / "own" / task_id).write_bytes(b"{garbage")
+    else:
+        file, table = {
+            "sqlite": (folder / "results.sqlite3", "celery_taskmeta"),
+            "django-db": (django / "db.sqlite3", "django_celery_results_taskresult"),
+        }[name]
+        with closing(sqlite3.connect(file, timeout=20)) as connection, connection:
+            connection.execute(
+                f"UPDATE {table} SET result = ?, status = 'SUCCESS' WHERE task_id = ?",
+                (b"{garbage" if name == "sqlite" else "{garbage", task_id),
+            )
+
+
+def test_single_look_ups_serve_where_those_for_many_fail(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make("sqlite")
+
+    def refuse(self: Any, task_ids: list[str]) -> Any:
+        raise ValueError("no such column")
+
+    monkeypatch.setattr(app.backend.traits.lookup, "find", refuse)
+    ids = [store(app, i) for i in range(30)]
+    assert crowd(30, lambda i: app.AsyncResult(ids[i]).get(timeout=20)) == list(range(30))
+    ours = [record for record in caplog.records if record.name.startswith("celery_green_drain")]
+    assert ["one by one" in record.getMessage() for record in ours] == [True]
+
+
+# -- other processes
+
+
+@pytest.mark.parametrize("name", ["sqlite", "memcached"])
+def test_fork(stores: dict[str, Store], broker: RedisServer, name: str) -> None:
+    script = subprocess.run(
+        [sys.executable, "-m", "tests.forking", MODE, broker.url(), stores[name].url],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert script.stdout.strip() == "fine", script.stderr
+    assert "Traceback" not in script.stderr
+    assert "Exception ignored" not in script.stderr
+
+
+def test_the_end_of_the_interpreter_is_silent(
+    stores: dict[str, Store], broker: RedisServer
+) -> None:
+    script = subprocess.run(
+        [sys.executable, "-c", EXIT, MODE, broker.url(), stores["sqlite"].url, DRAINER],
+        env=UNMEASURED,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
+
+
+# -- which backend it is
+
+
+def test_every_polled_name_of_celery_is_ours() -> None:
+    others = {"rpc", "redis", "rediss", "sentinel", "riak", "disabled"}
+    factories = [by_name(name) for name in set(BACKEND_ALIASES) - others]
+    assert {factory.func.__module__ for factory in factories} == {"celery_green_drain.backends"}
+
+
+@pytest.mark.parametrize("drainer", [None, DRAINER])
+@pytest.mark.parametrize("url", ["cassandra://", "couchbase://", "s3://"])
+def test_a_missing_library_is_told_by_celery(url: str, drainer: Any) -> None:
+    stock = Celery(backend=BACKEND_ALIASES[url.partition(":")[0]].replace(":", "."))
+    ours = Celery(backend=url)
+    ours.conf.result_drainer = drainer
+    errors = []
+    for app in (stock, ours):
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            app.backend  # noqa: B018
+        errors.append((caught.type, str(caught.value)))
+    assert errors[0] == errors[1]
+
+
+def test_without_the_setting_they_are_stock(stores: dict[str, Store]) -> None:
+    for store in stores.values():
+        app = Celery(backend=store.url)
+        assert not hasattr(app.backend, "drainer_settings")
+        assert "celery_green_drain" not in type(app.backend).__module__
+
+
+def test_green_in_front_of_what_is_ours_already(results: RedisServer) -> None:
+    for url in (results.url(), "cache+memory://", "db+sqlite://"):
+        app, plain = Celery(backend=f"green+{url}"), Celery(backend=url)
+        app.conf.result_drainer = plain.conf.result_drainer = DRAINER
+        assert type(app.backend) is type(plain.backend)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("green://", "needs the backend after"),
+        ("green+://", "needs the backend after"),
+        ("green+disabled://", "cannot be polled"),
+        ("green+celery.backends.rpc.RPCBackend://", "cannot be polled"),
+        ("green+no.such.Store://", "no"),
+    ],
+)
+def test_green_in_front_of_what_cannot_be_polled(url: str, message: str) -> None:
+    app = Celery(backend=url)
+    app.conf.result_drainer = DRAINER
+    with pytest.raises((ImproperlyConfigured, ImportError), match=message):
+        app.backend  # noqa: B018
+
+
+def test_a_third_party_store_that_is_thread_safe(make: Callable[..., Celery]) -> None:
+    assert make("own").backend.traits.parallel == 1
+    assert make("own", result_backend_thread_safe=True).backend.traits.parallel > 1
