@@ -54,7 +54,7 @@ class RabbitServer:
             # It waits for work without burning one of few cores.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
         }
-        self.mapper = Process("epmd", "-port", str(names), **self.environment)
+        self.mapper = Process("epmd", "-port", str(names), cwd=str(base), **self.environment)
         self.process: Process
         self.start()
 
@@ -63,7 +63,8 @@ class RabbitServer:
         return f"amqp://guest:guest@127.0.0.1:{port or self.port}//"
 
     def start(self) -> None:
-        self.process = Process(rabbitmq_executable(), **self.environment)
+        # It may leave a dump where it ran, when it is killed.
+        self.process = Process(rabbitmq_executable(), cwd=self.folder.name, **self.environment)
         wait_until(self._answers, f"RabbitMQ on port {self.port}", timeout=90)
 
     def _answers(self) -> bool:
@@ -93,7 +94,7 @@ class RabbitServer:
         """The names of all queues. To ask so is not to use them, so they may expire."""
         script = Path(rabbitmq_executable()).with_name("rabbitmqctl")
         command = (str(script), "--silent", "list_queues", "name", "--no-table-headers")
-        control = Process(*command, **self.environment)
+        control = Process(*command, cwd=self.folder.name, **self.environment)
         control.popen.wait()
         assert control.popen.returncode == 0, control.output()
         return set(control.output().split())

@@ -42,7 +42,9 @@ UNMEASURED = {key: value for key, value in os.environ.items() if not key.startsw
 class Process:
     """A child process with a log."""
 
-    def __init__(self, *command: str, measured: bool = False, **environment: str) -> None:
+    def __init__(
+        self, *command: str, measured: bool = False, cwd: str | None = None, **environment: str
+    ) -> None:
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
         self.popen = subprocess.Popen(
             command,
@@ -51,6 +53,7 @@ class Process:
             stderr=subprocess.STDOUT,
             env={**(os.environ if measured else UNMEASURED), **environment},
             start_new_session=True,
+            cwd=cwd,
         )
 
     def output(self) -> str:

@@ -83,6 +83,8 @@ if "TESTS_BROKER" in os.environ:
         task_track_started=not persistent,
         result_backend_always_retry=True,
         result_persistent=persistent,
+        result_drainer=os.environ.get("TESTS_DRAINER"),
+        task_default_queue=os.environ.get("TESTS_QUEUE", "celery"),
         broker_transport_options={"confirm_publish": persistent},
     )
     app.set_current()

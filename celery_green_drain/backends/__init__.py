@@ -27,7 +27,10 @@ def redis_backend(app: Any, **kwargs: Any) -> Any:
 
 def rpc_backend(app: Any, **kwargs: Any) -> Any:
     """``rpc://``."""
-    return _backend(app, kwargs, _stock(app, "rpc"), _ours(".rpc:RpcBackend"))
+    backend = _backend(app, kwargs, _stock(app, "rpc"), _ours(".rpc:RpcBackend"))
+    if Settings.of(app.conf).drainer is not None:
+        backend.take_replies()
+    return backend
 
 
 def sentinel_backend(app: Any, **kwargs: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
-from collections.abc import Iterable
 from typing import Any
 
 from celery import states
+from celery._state import task_join_will_block
 from celery.backends import rpc as stock
+from celery.exceptions import ImproperlyConfigured
 from celery.signals import before_task_publish
 from kombu.common import maybe_declare
 from kombu.utils.functional import maybe_list
@@ -16,6 +18,8 @@ from ..consumers.rpc import ReplyQueue, RpcResultConsumer
 from .base import DrainedBackendMixin
 
 __all__ = ("RpcBackend",)
+
+logger = logging.getLogger(__name__)
 
 
 class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
@@ -26,7 +30,16 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
 
     def __init__(self, app: Any, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
-        _backends.add(self)
+        if self.expires is not None and not isinstance(self.expires, (int, float)):
+            raise ImproperlyConfigured(
+                f"result_expires = {self.expires!r}: expected seconds, a timedelta, or None."
+            )
+
+    def take_replies(self) -> None:
+        """Have the results of all that its app sends come here."""
+        global _backends
+        others = [ref for ref in _backends if ref() not in (None, self)]
+        _backends = (*others, weakref.ref(self))
 
     @property
     def oid(self) -> str:
@@ -42,17 +55,24 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
         """See that there is a queue for the result, and that it is drained.
 
         That is so even where nobody asks for the result: otherwise it would stay in the broker.
+        Not so in a task of a prefork worker, whose results are mostly those of its client.
         """
-        channel, declared = producer.channel, self.result_consumer.declared
+        if not task_join_will_block():
+            self._declare(producer.channel)
+            try:
+                self.result_consumer.start()
+            except RuntimeError as exc:  # in a native thread, under eventlet
+                logger.warning("Results wait in their queue until a drainer starts: %s", exc)
+        return {}
+
+    def _declare(self, channel: Any) -> None:
+        declared, queue = self.result_consumer.declared, self.binding(channel)
         if channel.connection not in declared:
             conf = self.app.conf
-            retry = (
-                conf.task_publish_retry_policy if conf.task_publish_retry else {"max_retries": 0}
-            )
-            maybe_declare(self.binding(channel), retry=True, **retry)
-            declared.add(channel.connection)
-        self.result_consumer.start()
-        return {}
+            maybe_declare(queue, retry=conf.task_publish_retry, **conf.task_publish_retry_policy)
+            # Over another one by now, if that had broken.
+            if queue.channel.connection is not None:
+                declared.add(queue.channel.connection)
 
     def get_task_meta(self, task_id: str, backlog_limit: int | None = None) -> dict[str, Any]:
         """The latest state that has come. Asks nobody.
@@ -71,30 +91,43 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
         """Nothing: Celery's hook knows some kinds of fork only, and the consumer knows all."""
 
 
-_backends: weakref.WeakSet[RpcBackend] = weakref.WeakSet()
+#: Replaced as a whole, so that nobody is disturbed who looks through it.
+_backends: tuple[weakref.ref[RpcBackend], ...] = ()
 
 
 @before_task_publish.connect(weak=False)  # type: ignore[untyped-decorator]
 def _reply_here(body: Any = None, properties: Any = None, **kwargs: Any) -> None:
     """Have the results of what this process sends come to its reply queue."""
-    for backend in list(_backends):
+    for backend in filter(None, [ref() for ref in _backends]):
         # What Celery sets where nobody else has. It names a greenlet, which may end.
-        default = backend.app.thread_oid
+        default, name = backend.app.thread_oid, backend.oid
         if properties.get("reply_to") == default:
-            properties["reply_to"] = backend.oid
+            properties["reply_to"] = name
         embedded = body[2] if isinstance(body, (list, tuple)) else body
         for key in ("chain", "callbacks", "errbacks"):
-            _redirect(embedded.get(key), default, backend.oid)
+            if embedded.get(key):
+                embedded[key] = _redirected(embedded[key], default, name)
 
 
-def _redirect(signatures: Any, default: str, name: str) -> None:
+def _redirected(signatures: Any, default: str, name: str) -> list[Any]:
     """The same for those that a worker will send later on behalf of this process."""
+    redirected = []
     for signature in maybe_list(signatures) or ():
-        options, kwargs = signature.get("options") or {}, signature.get("kwargs") or {}
+        # Copies, as these may be the user's own, for other processes as well.
+        options, kwargs = dict(signature.get("options") or {}), dict(signature.get("kwargs") or {})
         if options.get("reply_to") == default:
             options["reply_to"] = name
-        further: Iterable[Any] = [options.get(key) for key in ("chain", "link", "link_error")]
-        if signature.get("subtask_type"):  # a group, a chain: made of further ones
-            further = [*further, kwargs.get("tasks"), kwargs.get("body")]
-        for members in further:
-            _redirect(members, default, name)
+        for holder, keys in (
+            (options, ("chain", "link", "link_error")),
+            (kwargs, _members(signature)),
+        ):
+            for key in keys:
+                if holder.get(key):
+                    holder[key] = _redirected(holder[key], default, name)
+        redirected.append({**signature, "options": options, "kwargs": kwargs})
+    return redirected
+
+
+def _members(signature: Any) -> tuple[str, ...]:
+    """In which arguments a signature has further ones: that of a group or a chain."""
+    return ("tasks",) if signature.get("subtask_type") else ()

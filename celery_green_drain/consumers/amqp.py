@@ -6,6 +6,7 @@ socket does not block. So its frames are cut here, and handed to it.
 
 from __future__ import annotations
 
+import math
 import selectors
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import kombu
 from amqp import spec
 from amqp.exceptions import AMQPError, RecoverableConnectionError, UnexpectedFrame
 
+from ..drainers.base import TURN
 from .session import Session, not_blocking, nothing_there
 from .waker import Waker
 
@@ -60,7 +62,9 @@ class AmqpSession(Session):
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
             self._amqp = connection.connection
             self._socket = self._amqp.sock
-            self._socket.settimeout(max(consumer.settings.heartbeat, connection.connect_timeout))
+            self._pending = getattr(self._socket, "pending", None)
+            patience = max(consumer.settings.heartbeat, connection.connect_timeout or 0)
+            self._socket.settimeout(patience)
             self._channel = connection.channel()
             self._queue = consumer.queue()(self._channel)
             self._queue.declare()
@@ -70,7 +74,7 @@ class AmqpSession(Session):
             for source in (self.waker, self._socket):
                 self._selector.register(source, selectors.EVENT_READ, source)
             self._heard = self._said = time.monotonic()
-            self._read()  # with TLS, something may be there of which select() knows nothing
+            self._read()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -101,19 +105,28 @@ class AmqpSession(Session):
             return
         if self.waker in ready:
             self.waker.clear()
-        if self._socket in ready:
+        if self._socket in ready or self._held_back:
             self._read()
         self._look_after(time.monotonic())
 
     # -- what arrives
 
     def _read(self) -> None:
-        while (data := self._receive_bytes()) is not None:
-            for count, frame in enumerate(self._frames(data), 1):
-                self._amqp.on_inbound_frame(frame)
-                if count % BATCH == 0:
-                    self._drainer.sleep(0)
-            self._acknowledge()
+        """Handle one piece of what is there, so that notes and others have their turn."""
+        data = self._receive_bytes()
+        if data is None:
+            return
+        for count, frame in enumerate(self._frames(data), 1):
+            self._amqp.on_inbound_frame(frame)
+            if count % BATCH == 0:
+                self._drainer.sleep(0)
+        self._acknowledge()
+        self._drainer.sleep(0)
+
+    @property
+    def _held_back(self) -> bool:
+        """Whether TLS has something of which select() knows nothing."""
+        return self._pending is not None and self._pending() > 0
 
     def _receive_bytes(self) -> bytes | None:
         self._heard = time.monotonic()
@@ -156,17 +169,17 @@ class AmqpSession(Session):
 
     def _patience(self, timeout: float | None) -> float:
         """How long to wait for something to arrive, in seconds."""
+        if self._held_back:
+            return 0.0
         now = time.monotonic()
         waits = [self._said + self._interval - now, self._heard + 3 * self._interval - now]
-        if timeout is not None:
-            waits.append(timeout)
-        return max(0.0, min(waits))
+        return max(0.0, min(TURN if timeout is None else timeout, *waits))
 
     @property
     def _interval(self) -> float:
         """Seconds between two heartbeats: both sides send two in the time they agreed on."""
         interval: float = self._amqp.heartbeat / 2
-        return interval
+        return interval or math.inf  # they agreed on none
 
     def _look_after(self, now: float) -> None:
         if now - self._heard >= 3 * self._interval:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict, deque
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from kombu.serialization import loads
@@ -41,15 +42,17 @@ class Payload(NamedTuple):
 class Arrived:
     """Task id → the latest :class:`Payload`.
 
-    The drain loop writes, and anybody may read, or :meth:`forget`: so what moves is put in its new
-    place before it is taken from the old one.
+    The drain loop writes. Anybody may :meth:`get`, :meth:`note_asked` and :meth:`forget`, in any
+    thread: so what moves is put in its new place before it is taken from the old one.
 
-    :param limit: how many are kept that nobody has asked for. The oldest go first.
+    :param limit: how many are kept that nobody has got. The oldest go first.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._unread: OrderedDict[str, Payload] = OrderedDict()
+        #: Those of them whose state somebody has seen.
+        self._asked: set[str] = set()
         self._read: OrderedDict[str, Payload] = OrderedDict()
         self._read_size = 0
         #: Last states that were dropped although nobody had asked for them.
@@ -66,16 +69,28 @@ class Arrived:
     def get(self, task_id: str) -> Payload | None:
         """The latest state of a task; None: none has come so far.
 
-        :raises ResultEvicted: where it has come, and was dropped.
+        :raises ResultEvicted: where the last one has come, and was dropped.
         """
         payload = self._unread.get(task_id) or self._read.get(task_id)
         if payload is None and hash(task_id) in self._evicted:
             raise ResultEvicted(
-                f"The result of task {task_id} has come, and is no longer kept: since then more "
-                f"than {self._limit} others came. Ask sooner, raise result_drainer_buffer, or set "
-                "ignore_result for tasks whose results nobody reads."
+                f"The result of task {task_id} has come, and is no longer kept, as many have "
+                "come after it. Ask sooner, raise result_drainer_buffer, or set ignore_result for "
+                "tasks whose results nobody reads."
             )
         return payload
+
+    def note_asked(self, task_id: str) -> None:
+        """Somebody has seen the state of this task, and may still want the result."""
+        if task_id in self._unread:
+            self._asked.add(task_id)
+
+    def forget(self, task_id: str) -> None:
+        """Nobody will ask for it."""
+        self._take_unread(task_id)
+        self._take_read(task_id)
+
+    # -- for the drain loop
 
     def put(self, task_id: str, payload: Payload, read: bool) -> None:
         """Keep *payload*, unless the task's last state is there already.
@@ -87,50 +102,60 @@ class Arrived:
             return  # overtaken, or sent again
         if read or task_id in self._read:
             self._put_read(task_id, payload)
-            self._unread.pop(task_id, None)
-        else:
-            self._unread[task_id] = payload
-            if len(self._unread) > self._limit:
-                self._evict()
+            self._take_unread(task_id)
+            return
+        self._unread[task_id] = payload
+        with suppress(KeyError):  # forgotten just now
+            self._unread.move_to_end(task_id)
+        if len(self._unread) > self._limit:
+            self._evict()
 
     def mark_read(self, task_id: str) -> None:
         """Somebody has got the state of this task."""
         payload = self._unread.get(task_id)
         if payload is not None:
             self._put_read(task_id, payload)
-            self._unread.pop(task_id, None)
-
-    def forget(self, task_id: str) -> None:
-        """Nobody will ask for it."""
-        self._unread.pop(task_id, None)
-        self._take_read(task_id)
+            self._take_unread(task_id)
 
     def _put_read(self, task_id: str, payload: Payload) -> None:
         before = self._read.get(task_id)
         self._read[task_id] = payload
         self._read_size += len(payload.body) - (len(before.body) if before else 0)
-        while self._read and (self._read_size > READ_SIZE or len(self._read) > self._limit):
-            oldest, _ = next(iter(self._read.items()))
-            self._take_read(oldest)
-            self._remember(oldest)
+        # The newest stays, however large: who has seen that it is ready gets it next.
+        while len(self._read) > 1 and (
+            self._read_size > READ_SIZE or len(self._read) > self._limit
+        ):
+            oldest, dropped = self._read.popitem(last=False)
+            self._read_size -= len(dropped.body)
+            self._remember(oldest, dropped)
 
     def _take_read(self, task_id: str) -> None:
         payload = self._read.pop(task_id, None)
         if payload is not None:
             self._read_size -= len(payload.body)
 
-    def _remember(self, task_id: str) -> None:
+    def _take_unread(self, task_id: str) -> None:
+        self._unread.pop(task_id, None)
+        self._asked.discard(task_id)
+
+    def _evict(self) -> None:
+        task_id, payload = self._unread.popitem(last=False)
+        self._remember(task_id, payload)
+        if task_id in self._asked:
+            self._asked.discard(task_id)
+        elif payload.last:
+            self.evictions += 1
+            self._report(task_id)
+
+    def _remember(self, task_id: str, payload: Payload) -> None:
+        if not payload.last:
+            return  # a further state will come
         self._evicted.add(hash(task_id))
         self._evicted_in_order.append(hash(task_id))
         if len(self._evicted_in_order) > MEMORY * self._limit:
             self._evicted.discard(self._evicted_in_order.popleft())
 
-    def _evict(self) -> None:
-        task_id, payload = self._unread.popitem(last=False)
-        if not payload.last:
-            return  # a further state will come
-        self.evictions += 1
-        self._remember(task_id)
+    def _report(self, task_id: str) -> None:
         now = time.monotonic()
         if now - self._reported_at >= REPORT:
             logger.warning(

@@ -7,10 +7,11 @@ arrives is kept, as nothing else keeps it, and handed to those who wait for it.
 from __future__ import annotations
 
 import atexit
+import logging
 import math
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import kombu
@@ -18,16 +19,24 @@ from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
 from celery.signals import worker_process_shutdown
 from kombu.exceptions import DecodeError, KombuError
 
-from ..pending import Meta
+from ..pending import Meta, Wait
 from .amqp import AmqpSession
 from .arrived import Arrived, Payload
 from .session import Session, SessionConsumer
 from .virtual import VirtualSession
 
+if TYPE_CHECKING:
+    from ..promises import PendingResult
+
 __all__ = ("ReplyQueue", "RpcResultConsumer")
+
+logger = logging.getLogger(__name__)
 
 #: Longest time that the broker keeps a queue which nobody uses, in seconds; RabbitMQ has a limit.
 LONGEST = 49 * 24 * 3600
+
+#: The same at least: time to come back after a lost connection.
+SHORTEST = 1
 
 #: The same where results never expire.
 DAY = 24 * 3600
@@ -76,17 +85,17 @@ class RpcResultConsumer(SessionConsumer):
             self.queue_name,
             durable=True,
             auto_delete=False,
-            expires=min(backend.expires or DAY, LONGEST),
+            expires=min(max(backend.expires or DAY, SHORTEST), LONGEST),
         )
 
     # -- what arrives
 
     def open_session(self) -> Session:
         if self._connection is None:
-            # AMQP counts whole seconds.
-            heartbeat = math.ceil(self.settings.heartbeat)
-            self._connection = self.backend.app.connection_for_read(heartbeat=heartbeat)
+            self._connection = self.backend.app.connection_for_read()
         connection = self._connection
+        # In whole seconds, as AMQP counts them, whatever the URL says.
+        connection.heartbeat = math.ceil(self.settings.heartbeat)
         self.connection_errors = (
             *type(self).connection_errors,
             *connection.connection_errors,
@@ -110,23 +119,31 @@ class RpcResultConsumer(SessionConsumer):
         ).consume()
 
     def receive(self, message: Any) -> None:
-        """Take a message of the queue, whatever it is."""
-        task_id = message.properties.get("correlation_id")
+        """Take a message of the queue, whatever it is. Raises nothing: it would come again."""
+        if self.backend is None:
+            return  # the app has gone, and the queue goes next
         try:
-            meta = _meta(message)
-            task_id = meta["task_id"]
-            last = meta["status"] in self.backend.READY_STATES
+            self._receive(message)
+        except Exception:
+            self._unreadable += 1
+            logger.exception("A message of the reply queue could not be taken: %.200r", message)
+
+    def _receive(self, message: Any) -> None:
+        try:
+            meta = _checked(message.decode())
         except Exception as exc:
-            self._receive_unreadable(task_id, message, exc)
+            self._receive_unreadable(message, exc)
             return
+        task_id, last = meta["task_id"], meta["status"] in self.backend.READY_STATES
         waited_for = task_id in self.table
         self.arrived.put(task_id, _payload(message, last), read=waited_for)
         if waited_for:
             self.deliver(task_id, lambda: self.backend.meta_from_decoded(meta))
 
-    def _receive_unreadable(self, task_id: str | None, message: Any, exc: Exception) -> None:
+    def _receive_unreadable(self, message: Any, exc: Exception) -> None:
+        task_id = message.properties.get("correlation_id")
         self.cannot_read(task_id or "(unknown)", exc)
-        if task_id is not None:
+        if isinstance(task_id, str):
             self.arrived.put(task_id, _payload(message, True), read=task_id in self.table)
             self.table.fail([task_id], exc)
 
@@ -136,6 +153,24 @@ class RpcResultConsumer(SessionConsumer):
         return meta
 
     # -- who asks
+
+    def want(self, pending: PendingResult, wait: Wait | None = None) -> None:
+        # What is here needs no loop: it may be waiting for a broker that is away.
+        try:
+            payload = self.arrived.get(pending.task_id)
+            if payload is None or not payload.last:
+                super().want(pending, wait)
+                return
+            meta = self.decode(payload)
+        except Exception as exc:
+            pending.fail(exc)
+        else:
+            self._note(self._got, pending.task_id)
+            pending.resolve(meta)
+
+    def _got(self, task_id: str) -> None:
+        self._delivered += 1
+        self.arrived.mark_read(task_id)
 
     def on_wanted(self, task_id: str) -> None:
         try:
@@ -155,8 +190,7 @@ class RpcResultConsumer(SessionConsumer):
         payload = self.arrived.get(task_id)
         if payload is None:
             return None
-        if payload.last:
-            self._note(self.arrived.mark_read, task_id)
+        self.arrived.note_asked(task_id)
         return self.decode(payload)
 
     # -- the ends of things
@@ -182,12 +216,10 @@ class RpcResultConsumer(SessionConsumer):
             self._drainer.stop(FAREWELL)
 
 
-def _meta(message: Any) -> Any:
-    return _checked(message.decode())
-
-
 def _checked(meta: Any) -> Any:
-    if not (isinstance(meta, dict) and isinstance(meta.get("task_id"), str) and "status" in meta):
+    if not isinstance(meta, dict) or not all(
+        isinstance(meta.get(key), str) for key in ("task_id", "status")
+    ):
         raise DecodeError(f"This is not the state of a task: {meta!r:.100}")
     return meta
 
