@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .drainers.eventlet import EventletDrainer
     from .drainers.gevent import GeventDrainer
     from .drainers.thread import ThreadDrainer
+    from .watching import State, watch
 
 __version__ = "0.1.0"
 
@@ -28,7 +29,9 @@ __all__ = (
     "GeventDrainer",
     "GreenDrainError",
     "ResultEvicted",
+    "State",
     "ThreadDrainer",
+    "watch",
 )
 
 #: Imported at first use: importing the package must need no green library, and
@@ -37,7 +40,9 @@ _LAZY = {
     "Drainer": ".drainers.base",
     "EventletDrainer": ".drainers.eventlet",
     "GeventDrainer": ".drainers.gevent",
+    "State": ".watching",
     "ThreadDrainer": ".drainers.thread",
+    "watch": ".watching",
 }
 
 

@@ -238,6 +238,17 @@ class PendingResult(Promise):
             self.error = error
             self._finish(self._ref())
 
+    @property
+    def last(self) -> Meta | None:
+        """The last state; None: it is not ready, or was forgotten.
+
+        A result that cannot be read is a failure.
+        """
+        if self.error is not None:
+            return {"task_id": self.task_id, "status": states.FAILURE, "result": self.error}
+        meta: Meta | None = known(self._ref())
+        return meta
+
     def _finish(self, result: Any) -> None:
         self.ready = True  # before the lists are read: who adds to them looks at it afterwards
         self._keep = None

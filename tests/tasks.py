@@ -8,6 +8,8 @@ from typing import Any
 
 from celery import Celery, group
 
+from celery_green_drain import watch
+
 
 class Picky(Exception):
     """An exception that cannot be rebuilt from what the store keeps of it."""
@@ -51,6 +53,15 @@ def spread(self: Any, count: int) -> Any:
     return group(self.app.tasks["add"].s(i, i) for i in range(count))()
 
 
+def watching(self: Any) -> str:
+    """Watch another task, which is refused; return why."""
+    try:
+        watch(self.app.AsyncResult("1"))
+    except RuntimeError as exc:
+        return str(exc).strip().splitlines()[0]
+    return "not refused"
+
+
 def ignored() -> int:
     return 1
 
@@ -67,7 +78,7 @@ def make_app(broker: str, results: str, **conf: Any) -> Celery:
     )
     for function in (add, total, fail, fail_picky, nap):
         app.task(name=function.__name__)(function)
-    for function in (progress, spread):
+    for function in (progress, spread, watching):
         app.task(name=function.__name__, bind=True)(function)
     app.task(name="ignored", ignore_result=True)(ignored)
     app.finalize()
