@@ -252,7 +252,10 @@ def test_each_watcher_of_many_tasks_gets_its_own(app: Celery, worker: object) ->
 
 
 def test_a_group(app: Celery, worker: object, results: RedisServer) -> None:
-    tasks = [app.tasks["progress"].s(3, 0.3).set(countdown=1), app.tasks["fail"].s().set(countdown=1)]
+    tasks = [
+        app.tasks["progress"].s(3, 0.3).set(countdown=1),
+        app.tasks["fail"].s().set(countdown=1),
+    ]
     result = group(tasks)()
     seen = list(watch(result, timeout=30))
     assert {state.total for state in seen} == {2}
