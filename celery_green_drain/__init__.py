@@ -10,9 +10,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import DrainerStopped, DrainerWarning, GreenDrainError, ResultEvicted
+from .errors import (
+    DrainerStopped,
+    DrainerWarning,
+    GreenDrainError,
+    ResultEvicted,
+    TaskContextError,
+)
 
 if TYPE_CHECKING:
+    from .context import copy_current_task_context
     from .drainers.base import Drainer
     from .drainers.eventlet import EventletDrainer
     from .drainers.gevent import GeventDrainer
@@ -30,7 +37,9 @@ __all__ = (
     "GreenDrainError",
     "ResultEvicted",
     "State",
+    "TaskContextError",
     "ThreadDrainer",
+    "copy_current_task_context",
     "watch",
 )
 
@@ -42,6 +51,7 @@ _LAZY = {
     "GeventDrainer": ".drainers.gevent",
     "State": ".watching",
     "ThreadDrainer": ".drainers.thread",
+    "copy_current_task_context": ".context",
     "watch": ".watching",
 }
 

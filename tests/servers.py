@@ -141,6 +141,7 @@ class Worker:
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             TESTS_BROKER=broker,
             TESTS_RESULTS=results,
+            TESTS_MODE=pool if pool in ("gevent", "eventlet") else "unpatched",
             TESTS_PERSISTENT="yes" if persistent else "",
         )
         wait_until(self._ready, "the Celery worker", timeout=60)
