@@ -22,7 +22,7 @@ try:
     # Private names of Celery, which has no other way. Without them current_task stays empty in
     # a child, while self.request and self.update_state() work.
     from celery._state import pop_current_task, push_current_task
-except ImportError:  # pragma: no cover
+except ImportError:
 
     def push_current_task(task: Any) -> None: ...
 

@@ -133,11 +133,17 @@ class Worker:
     """
 
     def __init__(
-        self, broker: str, results: str, persistent: bool = False, pool: str = "threads"
+        self,
+        broker: str,
+        results: str,
+        persistent: bool = False,
+        pool: str = "threads",
+        queue: str = "celery",
     ) -> None:
         self.process = Process(
             *(sys.executable, "-m", "celery", "-A", "tests.tasks", "worker"),
-            *("--pool", pool, "--concurrency", "16", "--loglevel", "INFO"),
+            *("--pool", pool, "--concurrency", "2" if pool == "prefork" else "16"),
+            *("--queues", queue, "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             TESTS_BROKER=broker,
             TESTS_RESULTS=results,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +16,7 @@ from celery.result import allow_join_result
 from celery_green_drain import TaskContextError, context, copy_current_task_context
 
 from .green import GREEN, crowd, spawn, wait_until
-from .servers import RedisServer, Worker
+from .servers import UNMEASURED, RedisServer, Worker
 
 
 def make_task(app: Celery, function: Callable[..., Any]) -> Any:
@@ -164,6 +166,7 @@ def test_after_the_task_has_returned(app: Celery) -> None:
                 lambda: self.update_state(state="PROGRESS"),
                 lambda: self.update_state(task_id=task_id, state="PROGRESS"),
                 lambda: copy_current_task_context(print),
+                lambda: app.tasks["add"].delay(1, 1),
             ):
                 try:
                     outcome.append(use())
@@ -179,8 +182,8 @@ def test_after_the_task_has_returned(app: Celery) -> None:
     returned.set()
     wait_until(lambda: "ends" in outcome, "the child's end")
     assert outcome[0] is False
-    assert len(outcome) == 8
-    assert all(task_id in text and "has returned" in text for text in outcome[1:7])
+    assert len(outcome) == 9
+    assert all(task_id in text and "has returned" in text for text in outcome[1:8])
     with pytest.raises(TaskContextError, match="has returned"):  # begun afterwards
         kept[0]()
 
@@ -214,28 +217,59 @@ def test_the_private_names_of_celery_are_there() -> None:
     assert context.pop_current_task is _state.pop_current_task
 
 
+WITHOUT = """
+from celery import Celery, _state, current_task
+del _state.push_current_task, _state.pop_current_task
+from celery_green_drain import copy_current_task_context
+from tests.green import crowd
+
+@Celery(set_as_current=False).task(bind=True)
+def task(self):
+    child = copy_current_task_context(lambda _: (self.request.id, bool(current_task)))
+    return crowd(1, child)
+
+print(task.apply(task_id="known").result)
+"""
+
+
+def test_without_the_private_names_of_celery() -> None:
+    script = subprocess.run(
+        [sys.executable, "-c", WITHOUT],
+        env={**UNMEASURED, "TESTS_MODE": "unpatched"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert script.stdout.strip() == "[('known', False)]", script.stderr
+
+
 # -- in a worker
 
 
-@pytest.fixture(scope="module", params=["redis", "rpc"])
-def backend(request: pytest.FixtureRequest, results: RedisServer) -> str:
-    """The result backend, of the worker and of who asks: Celery's own."""
-    return results.url("worker") if request.param == "redis" else "rpc://"
+POOLS = ("prefork", "threads", "gevent", "eventlet")
 
 
-@pytest.fixture(scope="module", params=["prefork", "threads", "gevent", "eventlet"])
-def pool(request: pytest.FixtureRequest, backend: str) -> Iterator[tuple[str, Worker]]:
-    """The broker, and a worker with that pool."""
-    broker = RedisServer()
-    worker = Worker(broker.url(), backend, request.param)
-    yield broker.url(), worker
+@pytest.fixture(scope="module", params=["redis", "rpc, redis", "rpc, rabbitmq"])
+def urls(request: pytest.FixtureRequest, results: RedisServer) -> tuple[str, str]:
+    """The broker, and the result backend, of the worker and of who asks: Celery's own."""
+    broker = request.getfixturevalue("rabbit" if "rabbitmq" in request.param else "broker")
+    return broker.url(), "rpc://" if "rpc" in request.param else results.url("worker")
+
+
+@pytest.fixture(scope="module", params=POOLS)
+def pool(request: pytest.FixtureRequest, urls: tuple[str, str]) -> Iterator[Worker]:
+    """A worker with that pool, and a queue of that name."""
+    worker = Worker(*urls, pool=request.param, queue=request.param)
+    yield worker
     worker.end()
-    broker.end()
 
 
 @pytest.fixture
-def client(pool: tuple[str, Worker], backend: str, make: Callable[..., Celery]) -> Celery:
-    return make(broker=pool[0], results=backend, result_drainer=None)
+def client(
+    request: pytest.FixtureRequest, urls: tuple[str, str], make: Callable[..., Celery]
+) -> Celery:
+    queue = request.node.callspec.params["pool"]
+    return make(broker=urls[0], results=urls[1], task_default_queue=queue, result_drainer=None)
 
 
 in_a_worker = pytest.mark.skipif(
@@ -244,6 +278,7 @@ in_a_worker = pytest.mark.skipif(
 
 
 @in_a_worker
+@pytest.mark.usefixtures("pool")
 def test_children_in_a_worker(client: Celery) -> None:
     seen: list[Any] = []
     result = client.tasks["branching"].apply_async((4,), countdown=1)
@@ -254,11 +289,11 @@ def test_children_in_a_worker(client: Celery) -> None:
 
 
 @in_a_worker
-def test_a_child_that_is_left_behind_in_a_worker(client: Celery, pool: tuple[str, Worker]) -> None:
+def test_a_child_that_is_left_behind_in_a_worker(client: Celery, pool: Worker) -> None:
     task_id = client.tasks["leaving"].delay().id
 
     def told() -> list[str]:
-        lines = pool[1].process.output().splitlines()
+        lines = pool.process.output().splitlines()
         return [line.partition(task_id)[2] for line in lines if f"{task_id} " in line]
 
     wait_until(lambda: " ends" in told(), "the child's end")
