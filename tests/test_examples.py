@@ -104,8 +104,12 @@ class Browser:
 
 
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
-@pytest.mark.parametrize("url", ["flask_socketio", "flask_socketio_eventlet"], indirect=True)
-def test_flask_socketio(url: str, transport: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "drainer"),
+    [("flask_socketio", "GeventDrainer"), ("flask_socketio_eventlet", "EventletDrainer")],
+    indirect=["url"],
+)
+def test_flask_socketio(url: str, drainer: str, transport: str) -> None:
     assert "socket.io" in fetch(url)
     asking, watching = Browser(url, "one", transport), Browser(url, "one", transport)
     elsewhere = Browser(url, "two", transport)
@@ -119,6 +123,8 @@ def test_flask_socketio(url: str, transport: str) -> None:
         assert numbers == sorted(set(numbers))
         assert end["result"] == "6 pages are done."
     assert elsewhere.seen == []
+    figures = fetch(f"{url}/statistics")
+    assert (figures["drainer"], figures["connections"]) == (drainer, 2)
     for browser in (asking, watching, elsewhere):
         browser.client.disconnect()
 

@@ -1,15 +1,16 @@
 """The web application. ``serve_gevent.py`` and ``serve_eventlet.py`` run it."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from flask import Flask
 from flask_socketio import SocketIO, join_room
-from tasks import render
+from tasks import app, render
 
 from celery_green_drain import watch
 
 web = Flask(__name__)
-socketio = SocketIO(web)  # takes the library that has patched the process
+socketio = SocketIO()
 
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 
@@ -17,6 +18,12 @@ PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 @web.get("/")
 def page():
     return PAGE
+
+
+@web.get("/statistics")
+def statistics():
+    """What drains the results of this process, and over how many connections."""
+    return asdict(app.backend.result_consumer.statistics())
 
 
 @socketio.on("join")
