@@ -149,6 +149,8 @@ def _events(
             if event_id != last_event_id or state.task_id in begun:
                 yield format_event(text, "end" if state.last else "state", event_id)
             begun.add(state.task_id)
+        if not begun:  # a group without members
+            yield format_event(_json({"done": 0, "total": 0}), "end", end_id)
     except TimeoutError:
         yield format_event("{}", "timeout")
     except DrainerStopped:

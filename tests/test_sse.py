@@ -219,6 +219,13 @@ def test_a_group(app: Celery, store: Callable[..., str]) -> None:
     assert [event.id for event in again] == [event.id for event in events[1:]]
 
 
+def test_a_group_without_members() -> None:
+    """The browser is told so, or it would connect again and again."""
+    (end,) = parse(*sse.stream(ResultSet([])))
+    assert (end.name, end.json) == ("end", {"done": 0, "total": 0})
+    assert sse.is_over(ResultSet([]), end.id)
+
+
 # -- a web server
 
 
