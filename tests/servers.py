@@ -143,7 +143,7 @@ class Worker:
         self.process = Process(
             *(sys.executable, "-m", "celery", "-A", "tests.tasks", "worker"),
             *("--pool", pool, "--concurrency", "2" if pool == "prefork" else "16"),
-            *("--queues", queue, "--loglevel", "INFO"),
+            *("--queues", queue, "--hostname", f"{queue}@%h", "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             TESTS_BROKER=broker,
             TESTS_RESULTS=results,

@@ -199,7 +199,7 @@ def test_many_watchers_of_one_task(app: Celery, store: Store, results: RedisServ
     if results.clients():
         assert results.subscriptions() == 1
         assert len(results.clients(sub="1")) == 1
-    assert app.backend.result_consumer.statistics().pending == 1
+    assert app.backend.result_consumer.statistics().pending == 1  # the task, not its watchers
     wait_until(lambda: all(len(watcher.seen) == 4 for watcher in watchers), "the last step")
     store(4, task_id=task_id)
     expected = [*(("PROGRESS", {"step": number}) for number in range(4)), ("SUCCESS", 4)]
@@ -337,7 +337,8 @@ def test_an_end_before_the_last_leaves_nothing(
         step(store, task_id, 1)
     held = [watch(ResultSet([app.AsyncResult(task_id) for task_id in ids]), timeout=60)]
     assert next(held[0]).result == {"step": 1}
-    assert app.backend.result_consumer.statistics().pending == members
+    statistics = app.backend.result_consumer.statistics
+    wait_until(lambda: statistics().pending == members, "all subscriptions")
     end(held.pop())
     nothing_left(app, results)
 
