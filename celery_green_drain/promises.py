@@ -246,7 +246,8 @@ class PendingResult(Promise):
         """
         if self.error is not None:
             return {"task_id": self.task_id, "status": states.FAILURE, "result": self.error}
-        meta: Meta | None = known(self._ref())
+        result = self._ref()
+        meta: Meta | None = None if result is None else known(result)
         return meta
 
     def _finish(self, result: Any) -> None:

@@ -169,15 +169,12 @@ def _look_up(backend: DrainedBackendMixin, results: list[Any]) -> _Arrivals:
 def _wait_for(
     backend: DrainedBackendMixin, results: list[Any], timeout: float | None, tick: float | None
 ) -> _Arrivals:
+    # Here *results* are kept meanwhile: one that nobody keeps is not told what has come for it.
     wait = Wait(backend.result_consumer, messages=True, inbox=Newest())
-    # Keeps the results as well: those that nobody keeps are not told what has come for them.
-    nodes: dict[PendingResult, Any] = {}
     latest: dict[PendingResult, Meta] = {}
     try:
         for result in results:
-            pending = backend._pending(result)
-            nodes[pending] = result
-            wait.add(pending)
+            wait.add(backend._pending(result))
         for arrival in wait.arrivals(timeout, tick):
             if arrival is None:
                 yield None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -232,6 +233,8 @@ def test_a_group_without_members() -> None:
 @pytest.fixture(scope="module")
 def site(broker: RedisServer, results: RedisServer, worker: object) -> Iterator[str]:
     """The address of a gunicorn with one gevent worker."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for each client
     port = free_port()
     process = Process(
         *(sys.executable, "-m", "gunicorn", "--worker-class", "gevent", "--workers", "1"),

@@ -85,6 +85,7 @@ def test_the_newest_known_state_comes_first(app: Celery, store: Store) -> None:
     task_id = uuid()
     step(store, task_id, 1)
     step(store, task_id, 2)
+    wait_until(lambda: app.AsyncResult(task_id).info == {"step": 2}, "both, where they are sent")
     first = Watcher(app.AsyncResult(task_id))
     wait_until(lambda: first.seen, "the state in the store")
     second = Watcher(app.AsyncResult(task_id))  # its task is subscribed to already
@@ -308,6 +309,15 @@ def test_a_group_of_groups_with_members_that_are_ready(
         (late, 3, 3, 3),
     ]
     nothing_left(app, results)
+
+
+@every_kind
+def test_the_steps_of_a_chain(app: Celery) -> None:
+    add = app.tasks["add"]
+    result = chain(add.s(1, 1), add.s(1))()
+    seen = watch(ResultSet([result.parent, result]), timeout=20)
+    ends = {state.task_id: state.result for state in seen if state.ready}
+    assert ends == {result.parent.id: 2, result.id: 3}
 
 
 def test_a_group_without_members(app: Celery) -> None:
