@@ -322,7 +322,7 @@ def test_a_thousand_clients(site: str, results: RedisServer) -> None:
         assert len({event.json["task_id"] for event in events}) == 1
         numbers = [e.json["result"]["step"] for e in on_the_way if e.json["status"] == "PROGRESS"]
         assert numbers == sorted(set(numbers))
-    # They are followed, not only told of the end.
-    assert sum(map(len, streams)) > 10 * count
+    # They are followed, not only told of the end. How closely depends on how busy the machine is.
+    assert sum(map(len, streams)) > 4 * count
     assert max(most) == 2
     wait_until(lambda: not results.subscriptions("sse"), "the end of all subscriptions")
