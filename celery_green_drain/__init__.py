@@ -10,13 +10,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import DrainerStopped, DrainerWarning, GreenDrainError, ResultEvicted
+from .errors import (
+    DrainerStopped,
+    DrainerWarning,
+    GreenDrainError,
+    ResultEvicted,
+    TaskContextError,
+)
 
 if TYPE_CHECKING:
+    from .context import copy_current_task_context
     from .drainers.base import Drainer
     from .drainers.eventlet import EventletDrainer
     from .drainers.gevent import GeventDrainer
     from .drainers.thread import ThreadDrainer
+    from .watching import State, watch
 
 __version__ = "0.1.0"
 
@@ -28,7 +36,11 @@ __all__ = (
     "GeventDrainer",
     "GreenDrainError",
     "ResultEvicted",
+    "State",
+    "TaskContextError",
     "ThreadDrainer",
+    "copy_current_task_context",
+    "watch",
 )
 
 #: Imported at first use: importing the package must need no green library, and
@@ -37,7 +49,10 @@ _LAZY = {
     "Drainer": ".drainers.base",
     "EventletDrainer": ".drainers.eventlet",
     "GeventDrainer": ".drainers.gevent",
+    "State": ".watching",
     "ThreadDrainer": ".drainers.thread",
+    "copy_current_task_context": ".context",
+    "watch": ".watching",
 }
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("DrainerStopped", "DrainerWarning", "GreenDrainError", "ResultEvicted")
+__all__ = (
+    "DrainerStopped",
+    "DrainerWarning",
+    "GreenDrainError",
+    "ResultEvicted",
+    "TaskContextError",
+)
 
 
 class GreenDrainError(Exception):
@@ -21,6 +27,10 @@ class ResultEvicted(GreenDrainError):
 
     At most ``result_drainer_buffer`` results are kept that nobody has asked for.
     """
+
+
+class TaskContextError(GreenDrainError, RuntimeError):
+    """Raised where the current task is asked for and there is none, or it has returned."""
 
 
 class DrainerWarning(RuntimeWarning):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Protocol
 
 from celery import states
 from celery.exceptions import TimeoutError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .consumers.base import ResultConsumer
     from .promises import PendingResult
 
-__all__ = ("Meta", "PendingTable", "Wait")
+__all__ = ("Arrival", "Meta", "PendingTable", "Wait")
 
 #: What a store keeps of a task: ``task_id``, ``status``, ``result``, ``traceback``, …
 Meta = dict[str, Any]
@@ -27,18 +27,34 @@ Meta = dict[str, Any]
 Arrival = tuple["PendingResult", Optional[Meta]]
 
 
+class Inbox(Protocol):
+    """Where a :class:`Wait` finds what has come for it: a deque, or what knows what to leave out.
+
+    The drain loop appends, and the waiter takes out, each perhaps in a thread of its own.
+    """
+
+    def append(self, arrival: Arrival, /) -> None: ...
+
+    def popleft(self) -> Arrival: ...
+
+    def __len__(self) -> int: ...
+
+
 class Wait:
     """One caller that waits for one or more results, with a signal of its own.
 
     :param messages: whether each state on the way is wanted, or the end only.
+    :param inbox: for what arrives, in place of a deque, which keeps all of it.
     """
 
     __slots__ = ("_consumer", "_error", "_inbox", "_pending", "_signal", "messages")
 
-    def __init__(self, consumer: ResultConsumer, messages: bool = False) -> None:
+    def __init__(
+        self, consumer: ResultConsumer, messages: bool = False, inbox: Inbox | None = None
+    ) -> None:
         self.messages = messages
         self._consumer = consumer
-        self._inbox: deque[Arrival] = deque()
+        self._inbox: Inbox = deque() if inbox is None else inbox
         self._pending: list[PendingResult] = []
         self._error: Exception | None = None
         self._signal = consumer.drainer.signal()

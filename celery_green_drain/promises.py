@@ -232,6 +232,18 @@ class PendingResult(Promise):
             self.error = error
             self._finish(self._ref())
 
+    @property
+    def last(self) -> Meta | None:
+        """The last state; None: it is not ready, or was forgotten.
+
+        A result that cannot be read is a failure.
+        """
+        if self.error is not None:
+            return {"task_id": self.task_id, "status": states.FAILURE, "result": self.error}
+        result = self._ref()
+        meta: Meta | None = None if result is None else known(result)
+        return meta
+
     def _finish(self, result: Any) -> None:
         self.ready = True  # before the lists are read: who adds to them looks at it afterwards
         self._keep = None

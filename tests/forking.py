@@ -19,6 +19,8 @@ def main(mode: str, broker: str, results: str) -> None:
     patch(mode)
     from celery import uuid
 
+    from celery_green_drain import watch
+
     from .green import drain_loops, spawn
     from .tasks import make_app
 
@@ -34,6 +36,8 @@ def main(mode: str, broker: str, results: str) -> None:
         for _ in range(3):
             task_id = uuid()
             spawn(store_later, task_id, value)
+            *_, last = watch(app.AsyncResult(task_id), timeout=20)
+            assert last.result == value
             assert app.AsyncResult(task_id).get(timeout=20) == value
 
     use("before")

@@ -45,6 +45,22 @@ def kill(spawned: Any) -> None:
     spawned.kill()
 
 
+def in_native_thread(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Run *function* in a native thread beside the hub; return what waits for its outcome."""
+    if DRAINER == "gevent":
+        import gevent
+
+        outcome = gevent.get_hub().threadpool.spawn(function)
+        get: Callable[[], Any] = outcome.get
+        return get
+    import eventlet
+    from eventlet import tpool
+
+    green = eventlet.spawn(tpool.execute, function)
+    wait: Callable[[], Any] = green.wait
+    return wait
+
+
 def crowd(count: int, function: Callable[[int], Any], timeout: float = 120) -> list[Any]:
     """Call ``function(0)`` to ``function(count - 1)`` at once; return what they return or raise."""
     outcomes: list[Any] = [None] * count

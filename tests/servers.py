@@ -141,14 +141,17 @@ class Worker:
         results: str,
         persistent: bool = False,
         pool: str = "threads",
+        queue: str = "celery",
         **environment: str,
     ) -> None:
         self.process = Process(
             *(sys.executable, "-m", "celery", "-A", "tests.tasks", "worker"),
-            *("--pool", pool, "--concurrency", "16", "--loglevel", "INFO"),
+            *("--pool", pool, "--concurrency", "2" if pool == "prefork" else "16"),
+            *("--queues", queue, "--hostname", f"{queue}@%h", "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             TESTS_BROKER=broker,
             TESTS_RESULTS=results,
+            TESTS_MODE=pool if pool in ("gevent", "eventlet") else "unpatched",
             TESTS_PERSISTENT="yes" if persistent else "",
             **environment,
         )

@@ -6,7 +6,11 @@ import os
 import time
 from typing import Any
 
-from celery import Celery, group
+from celery import Celery, current_task, group
+
+from celery_green_drain import TaskContextError, copy_current_task_context, watch
+
+from .green import crowd, spawn
 
 
 class Picky(Exception):
@@ -51,6 +55,55 @@ def spread(self: Any, count: int) -> Any:
     return group(self.app.tasks["add"].s(i, i) for i in range(count))()
 
 
+def watching(self: Any) -> str:
+    """Watch another task, which is refused; return why."""
+    try:
+        watch(self.app.AsyncResult("1"))
+    except RuntimeError as exc:
+        return str(exc).strip().splitlines()[0]
+    return "not refused"
+
+
+def branching(self: Any, count: int) -> Any:
+    """Report from children, and from children of children; return what they saw."""
+
+    def leaf(number: int) -> list[Any]:
+        self.update_state(state="PROGRESS", meta={"leaf": number})
+        return [current_task.name, current_task.request.id, self.request.id]
+
+    def branch(number: int) -> Any:
+        nested = copy_current_task_context(leaf)
+        return [leaf(2 * number), *crowd(1, lambda _: nested(2 * number + 1))]
+
+    return crowd(count, copy_current_task_context(branch))
+
+
+def leaving(self: Any) -> None:
+    """Return, and leave a child behind, which tells the log how it fares."""
+
+    @copy_current_task_context
+    def child() -> None:
+        task_id = self.request.id
+        print(f"{task_id} begins", flush=True)
+        while current_task:
+            time.sleep(0.01)
+        uses = {
+            "current_task": lambda: current_task.name,
+            "request": lambda: self.request.id,
+            "update_state": lambda: self.update_state(state="PROGRESS", meta={}),
+            "copy": lambda: copy_current_task_context(print),
+        }
+        for name, use in uses.items():
+            try:
+                use()
+            except TaskContextError as exc:
+                print(f"{task_id} {name}: {exc}", flush=True)
+        print(f"{task_id} ends", flush=True)
+
+    spawn(child)
+    time.sleep(0.1)
+
+
 def ignored() -> int:
     return 1
 
@@ -67,7 +120,7 @@ def make_app(broker: str, results: str, **conf: Any) -> Celery:
     )
     for function in (add, total, fail, fail_picky, nap):
         app.task(name=function.__name__)(function)
-    for function in (progress, spread):
+    for function in (progress, spread, watching, branching, leaving):
         app.task(name=function.__name__, bind=True)(function)
     app.task(name="ignored", ignore_result=True)(ignored)
     app.finalize()

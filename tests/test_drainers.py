@@ -18,7 +18,7 @@ from celery.result import GroupResult
 from celery_green_drain import DrainerStopped, drainers
 from celery_green_drain.drainers.base import Backoff
 
-from .green import DRAINER, GREEN, crowd, drain_loops, kill, spawn, wait_until
+from .green import DRAINER, GREEN, crowd, drain_loops, in_native_thread, kill, spawn, wait_until
 from .servers import RedisServer
 from .tasks import make_app
 
@@ -329,21 +329,6 @@ def test_a_native_thread_waits_first(app: Celery, store: Callable[..., str]) -> 
     else:
         with pytest.raises(RuntimeError, match="wait in the main thread first"):
             native()
-
-
-def in_native_thread(function: Callable[[], Any]) -> Callable[[], Any]:
-    if DRAINER == "gevent":
-        import gevent
-
-        outcome = gevent.get_hub().threadpool.spawn(function)
-        get: Callable[[], Any] = outcome.get
-        return get
-    import eventlet
-    from eventlet import tpool
-
-    green = eventlet.spawn(tpool.execute, function)
-    wait: Callable[[], Any] = green.wait
-    return wait
 
 
 def test_two_threads_share_one_backend(make: Callable[..., Celery]) -> None:

@@ -553,9 +553,8 @@ def test_a_prefork_worker_that_shares_the_configuration(
     """Its children end often, and leave no queues behind."""
     before = rabbit.queues()
     app = make(broker=rabbit.url(), results="rpc://", task_default_queue="shared")
-    worker = Worker(
-        rabbit.url(), "rpc://", pool="prefork", TESTS_DRAINER="thread", TESTS_QUEUE="shared"
-    )
+    environment = {"TESTS_DRAINER": "thread", "TESTS_QUEUE": "shared"}
+    worker = Worker(rabbit.url(), "rpc://", pool="prefork", queue="shared", **environment)
     add = app.tasks["add"].s
     assert [chain(add(i, 1), add(2))().get(timeout=30) for i in range(10)] == list(range(3, 13))
     assert rabbit.queues() - before - {"shared"} == {app.backend.oid, *worker_queues(rabbit)}

