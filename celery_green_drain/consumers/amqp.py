@@ -52,6 +52,8 @@ class AmqpSession(Session):
         self._receive = consumer.receive
         self._connection = connection
         self._socket: Any = None
+        #: Nothing was read so far: some may have come together with the answer before.
+        self._fresh = True
         #: The beginning of a frame.
         self._rest = b""
         #: Delivery tags: of what was handed over, and of what the broker knows of.
@@ -74,7 +76,6 @@ class AmqpSession(Session):
             for source in (self.waker, self._socket):
                 self._selector.register(source, selectors.EVENT_READ, source)
             self._heard = self._said = time.monotonic()
-            self._read()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -113,6 +114,7 @@ class AmqpSession(Session):
 
     def _read(self) -> None:
         """Handle one piece of what is there, so that notes and others have their turn."""
+        self._fresh = False
         data = self._receive_bytes()
         if data is None:
             return
@@ -126,7 +128,7 @@ class AmqpSession(Session):
     @property
     def _held_back(self) -> bool:
         """Whether TLS has something of which select() knows nothing."""
-        return self._pending is not None and self._pending() > 0
+        return self._fresh or (self._pending is not None and self._pending() > 0)
 
     def _receive_bytes(self) -> bytes | None:
         self._heard = time.monotonic()
