@@ -121,8 +121,8 @@ def memory_app() -> Iterator[Celery]:
 @pytest.fixture(scope="module")
 def redis_rpc_app(broker: RedisServer) -> Iterator[Celery]:
     """An app that gets its results as messages of Redis. It lasts, as it takes a second to stop."""
-    app = make_app(broker.url(database=1), "rpc://", result_drainer=DRAINER)
-    worker = Worker(broker.url(database=1), "rpc://")
+    app = make_app(broker.url(database=12), "rpc://", result_drainer=DRAINER)
+    worker = Worker(broker.url(database=12), "rpc://")
     yield app
     app.backend.result_consumer.stop()
     worker.end()
