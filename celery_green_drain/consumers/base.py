@@ -138,7 +138,7 @@ class ResultConsumer(ABC):
             self.in_loop(self.call, function, *args)
             return
         try:
-            drainer.spawn(function, *args)
+            drainer.call(function, *args)
         except RuntimeError as exc:  # no more threads can be started
             logger.warning("A callback has to wait: %s", exc)
             drainer.sleep(LACK)

@@ -106,6 +106,10 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         """Run ``function(*args)`` beside the caller, in the drainer's own thread."""
         raise NotImplementedError("subclass responsibility")
 
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """The same for what is short as a rule, and may share a greenlet as long as it does not wait."""
+        self.spawn(function, *args)
+
     def is_local(self) -> bool:
         """Whether the caller may use :meth:`spawn`: it is in the thread that greenlets run in."""
         return True

@@ -14,6 +14,7 @@ from eventlet.event import Event
 from eventlet.green.selectors import SelectSelector
 
 from .base import Drainer, Signal
+from .crew import Crew
 from .thread import ThreadSignal
 
 __all__ = ("EventletDrainer",)
@@ -29,6 +30,10 @@ class EventletDrainer(Drainer):
     _hub: Any = None
     loop: Any
 
+    def __init__(self, result_consumer: Any) -> None:
+        super().__init__(result_consumer)
+        self._crew = Crew(self.spawn)
+
     @classmethod
     def problem(cls) -> str | None:
         patched = sys.modules.get("eventlet.patcher")
@@ -38,6 +43,9 @@ class EventletDrainer(Drainer):
             "this process is not patched by eventlet: call eventlet.monkey_patch() before "
             "anything else is imported"
         )
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        self._crew.call(function, *args)
 
     def is_local(self) -> bool:
         return self._hub is None or self._hub is hubs.get_hub()
