@@ -219,8 +219,10 @@ class RedisSession(Session):
         if kind == b"message":
             _, channel, payload = response
             task_id = self._subscribed.get(channel)
-            if task_id is not None:
-                self._deliver(task_id, partial(self._backend.decode_result, payload))
+            if task_id is not None and self._deliver(
+                task_id, partial(self._backend.decode_result, payload)
+            ):
+                self._unwanted[channel] = None
         elif kind == b"subscribe":
             subscribing = self._confirming[0]
             subscribing[1] -= 1
@@ -230,8 +232,10 @@ class RedisSession(Session):
 
     def _on_looked_up(self, response: Any) -> None:
         for task_id, payload in zip(self._looking_up.popleft(), response):
-            if payload is not None:
-                self._deliver(task_id, partial(self._backend.decode_result, payload), stored=True)
+            if payload is not None and self._deliver(
+                task_id, partial(self._backend.decode_result, payload), stored=True
+            ):
+                self.drop(task_id)
 
     # -- the health of the connections
 
