@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from typing import Any
@@ -9,7 +10,6 @@ from urllib.parse import urlsplit
 
 import amqp
 import redis
-from redis._parsers import _RESP2Parser
 
 from tests.green import MODE, spawn
 
@@ -29,8 +29,7 @@ def messages(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
 
 
 def redis_messages(what: Measurement, url: str) -> Clock:
-    options = {"parser_class": _RESP2Parser} if what.contender == "limit without hiredis" else {}
-    pubsub = redis.Redis.from_url(url, protocol=2, **options).pubsub()
+    pubsub = redis.Redis.from_url(url, protocol=2).pubsub()
     pubsub.subscribe(*[PREFIX + task_id for task_id in task_ids(what.count)])
     for _ in range(what.count):
         pubsub.get_message(timeout=None)
@@ -86,6 +85,7 @@ def wake(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     fall_silent(what.patience / 4)
     memory = rss() - memory
     settle(SETTLE)
+    gc.collect()
     clock = Clock()
     for event in events:
         event.set()
@@ -98,7 +98,10 @@ def register(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     client = redis.Redis.from_url(addresses["redis"], protocol=2)
     client.ping()
     pubsub = client.pubsub()
+    pubsub.subscribe("another")
+    pubsub.get_message(timeout=None)
     channels = [PREFIX + task_id for task_id in task_ids(what.count)]
+    gc.collect()
     clock = Clock()
     pubsub.subscribe(*channels)
     for _ in channels:

@@ -18,6 +18,7 @@ CASES = {
     "idle": "waits",
     "growth": "waits",
     "trip": "trips",
+    "worker": "trips",
     "requests": "trips",
     "messages": "limits",
     "wake": "limits",
@@ -27,6 +28,8 @@ CASES = {
 
 def main() -> None:
     what, addresses = Measurement(**json.loads(sys.argv[1])), json.loads(sys.argv[2])
+    if what.contender == "limit without hiredis":
+        sys.modules["hiredis"] = None  # type: ignore[assignment]
     patch(what.library)
     os.environ["TESTS_MODE"] = what.library
     cases = import_module(f".{CASES[what.case]}", __package__)

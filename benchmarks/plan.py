@@ -20,10 +20,89 @@ class Measurement:
     library: str
     store: str
     count: int
-    #: Seconds after which it counts as failed.
+    #: Seconds that whoever waits waits for a result at most.
     patience: float = 60.0
 
-    @property
-    def name(self) -> str:
-        parts = (self.case, self.contender, self.library, self.store, str(self.count))
-        return " ".join(filter(None, parts))
+    def __str__(self) -> str:
+        return f"{self.case} {self.contender} {self.library} {self.store} {self.count}"
+
+
+def full() -> list[Measurement]:
+    """All that the documentation shows."""
+    return [*_limits(), *_waits(), *_trips(), *_others()]
+
+
+def quick() -> list[Measurement]:
+    """What a change of the drain loop shows in."""
+    return [
+        Measurement("messages", "limit", "gevent", "redis", 10_000),
+        Measurement("messages", "limit", "gevent", "rabbitmq", 10_000),
+        *(Measurement("wake", "limit", "gevent", "", count) for count in (1000, 10_000)),
+        Measurement("register", "limit", "gevent", "redis", 10_000),
+        *(Measurement("get", "drained", "gevent", "redis", count) for count in (1000, 10_000)),
+        Measurement("then", "drained", "gevent", "redis", 10_000),
+        Measurement("get", "drained", "gevent", "rabbitmq", 10_000),
+        Measurement("then", "drained", "gevent", "rabbitmq", 10_000),
+    ]
+
+
+def tiny() -> list[Measurement]:
+    """Each case and contender, so small that it shows nothing but that they work."""
+    few: dict[tuple[str, ...], Measurement] = {}
+    for what in full():
+        if what.case not in ("idle", "growth", "worker"):
+            parts = (what.case, what.contender, what.store, what.library)
+            few[parts] = Measurement(what.case, what.contender, what.library, what.store, 20)
+    return list(few.values())
+
+
+def _limits() -> Iterator[Measurement]:
+    for store in ("redis", "rabbitmq"):
+        yield Measurement("messages", "limit", "gevent", store, 10_000)
+    yield Measurement("messages", "limit without hiredis", "gevent", "redis", 10_000)
+    for count in (100, 1000, 10_000, 50_000):
+        yield Measurement("wake", "limit", "gevent", "", count)
+    yield Measurement("wake", "limit", "eventlet", "", 10_000)
+    yield Measurement("register", "limit", "gevent", "redis", 10_000)
+
+
+def _waits() -> Iterator[Measurement]:
+    for count in (100, 1000, 10_000, 50_000):
+        yield Measurement("get", "drained", "gevent", "redis", count)
+    for count in (100, 1000):
+        yield Measurement("get", "stock", "gevent", "redis", count)
+    yield Measurement("get", "stock", "gevent", "redis", 10_000, patience=20)
+    for count in (100, 1000, 4000):
+        yield Measurement("get", "tuned", "gevent", "redis", count)
+    yield Measurement("get", "tuned", "gevent", "redis", 10_000, patience=20)
+    for count in (100, 1000, 10_000):
+        yield Measurement("get", "drained", "gevent", "rabbitmq", count)
+    for count in (100, 1000):
+        yield Measurement("get", "stock", "gevent", "rabbitmq", count, patience=20)
+    for count in (1000, 10_000, 50_000):
+        yield Measurement("then", "drained", "gevent", "redis", count)
+    for contender in ("stock", "tuned"):
+        yield Measurement("then", contender, "gevent", "redis", 10_000)
+    yield Measurement("then", "drained", "gevent", "rabbitmq", 10_000)
+    yield Measurement("then", "stock", "gevent", "rabbitmq", 10_000, patience=20)
+    for case in ("get", "then"):
+        for store in ("redis", "rabbitmq"):
+            yield Measurement(case, "drained", "eventlet", store, 10_000)
+    for contender in ("stock", "tuned"):
+        yield Measurement("get", contender, "eventlet", "redis", 1000, patience=20)
+
+
+def _trips() -> Iterator[Measurement]:
+    for count in (1, 50, 500):
+        for contender in ("drained", "tuned", "stock"):
+            yield Measurement("trip", contender, "gevent", "redis", count)
+        for contender in ("drained", "stock"):
+            yield Measurement("trip", contender, "gevent", "rabbitmq", count)
+        yield Measurement("worker", "drained", "gevent", "redis", count)
+    for contender in ("drained", "tuned"):
+        yield Measurement("requests", contender, "gevent", "redis", 5000)
+
+
+def _others() -> Iterator[Measurement]:
+    yield Measurement("idle", "drained", "gevent", "redis", 10_000)
+    yield Measurement("growth", "drained", "gevent", "redis", 10_000)

@@ -221,7 +221,7 @@ class _Waiting:
                 self._wait.add(pending)
 
     def next(self) -> Any:
-        """Return the next of the results that is ready; raise what one of the parents failed with."""
+        """Return the next result that is ready; raise what one of the parents failed with."""
         while True:
             arrival = self._wait.next(self._deadline, self._pause)
             if arrival is None:

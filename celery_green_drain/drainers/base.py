@@ -107,7 +107,7 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         raise NotImplementedError("subclass responsibility")
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        """The same for what is short as a rule, and may share a greenlet as long as it does not wait."""
+        """The same for what rarely waits: until it does, others may share its greenlet."""
         self.spawn(function, *args)
 
     def is_local(self) -> bool:
