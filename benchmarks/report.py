@@ -73,7 +73,7 @@ def table(outcomes: Outcomes) -> list[list[str]]:
 
 
 def goals(lines: Lines) -> list[list[str]]:
-    """What was aimed at, what came out, and whether that is reached; what was not measured is left out."""
+    """What was aimed at, what came out, and whether that is reached, of what was measured."""
     get, then = "get drained gevent redis", "then drained gevent redis"
     messages, amqp = lines.of("messages limit gevent redis 10000"), "rabbitmq 10000"
     wake = {n: lines.of(f"wake limit gevent  {n}") for n in (100, 1000, 10_000, 50_000)}

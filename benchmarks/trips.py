@@ -18,7 +18,7 @@ from .plan import Measurement
 from .process import Clock, Helper
 
 #: Round trips in all: of one greenlet alone, and of many together.
-ALONE, TOGETHER = 300, 3_000
+ALONE, TOGETHER = 200, 2_000
 
 #: Requests that are served at once.
 AT_ONCE = 100
