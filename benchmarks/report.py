@@ -190,7 +190,7 @@ def write(folder: Path, outcomes: Outcomes) -> None:
             csv.writer(file, lineterminator="\n").writerows(rows)
     everything = [{**asdict(what), "outcomes": several} for what, several in outcomes.items()]
     (folder / "outcomes.json").write_text(json.dumps(everything, indent=1) + "\n")
-    _plot(folder / "growth.svg", "CPU time of one get(), in µs", outcomes, "get")
+    _plot(folder / "get.svg", "CPU time of one get(), in µs", outcomes, "get")
     _plot(folder / "then.svg", "CPU time of one then(), in µs", outcomes, "then")
 
 
