@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,10 @@ from .plan import Measurement
 #: What the Redis servers are started with: nothing is written to disk, and all of Celery's
 #: connections are let in.
 OPTIONS = ("--appendonly", "no", "--maxclients", "20000")
+
+#: Seconds after which a measurement is not made again, nor is one that fails: it is much the same
+#: each time.
+LONG = 20.0
 
 
 def main() -> None:
@@ -58,6 +63,7 @@ def parse() -> argparse.Namespace:
 def run(chosen: list[Measurement], rounds: int) -> dict[Measurement, list[dict[str, Any]]]:
     """Measure each of *chosen*, one after the other, and then all of them again."""
     outcomes: dict[Measurement, list[dict[str, Any]]] = {what: [] for what in chosen}
+    done: set[Measurement] = set()
     with ExitStack() as started:
         store, broker = RedisServer(*OPTIONS), RedisServer(*OPTIONS)
         started.callback(store.end)
@@ -71,18 +77,18 @@ def run(chosen: list[Measurement], rounds: int) -> dict[Measurement, list[dict[s
             started.callback(rabbit.end)
             addresses["rabbitmq"] = rabbit.url()
         for number in range(rounds):
-            for what in chosen:
-                failed = any(outcome["failed"] for outcome in outcomes[what])
-                if number and (failed or what.case == "growth"):
-                    continue  # takes long, and is much the same each time
+            for what in [what for what in chosen if what not in done]:
                 for server in (store, broker):
                     server.probe.flushall()
+                begun = time.monotonic()
                 with ExitStack() as helping:
                     if what.case == "worker":
                         worker = Worker(addresses["broker"], addresses["redis"], pool="solo")
                         helping.callback(worker.end)
                     outcome = measure(what, addresses)
                 outcomes[what].append(outcome)
+                if outcome["failed"] or time.monotonic() - begun > LONG:
+                    done.add(what)
                 print(f"{number + 1}/{rounds} {what}: {report.summary(outcome)}", file=sys.stderr)
     return outcomes
 

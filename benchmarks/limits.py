@@ -17,9 +17,6 @@ from .plan import Measurement
 from .process import Clock, Helper, fall_silent, rss, settle
 from .results import PREFIX, task_ids
 
-#: Seconds before the first message comes, as for those that are compared with it.
-SETTLE = 2.0
-
 
 def messages(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     """Read messages and decode their JSON, in one loop that does nothing else."""
@@ -34,7 +31,7 @@ def redis_messages(what: Measurement, url: str) -> Clock:
     for _ in range(what.count):
         pubsub.get_message(timeout=None)
     publisher = Helper("publisher", what.store, url, what.count, 1)
-    settle(SETTLE)
+    settle(what.settle)
     clock = Clock()
     publisher.start()
     for _ in range(what.count):
@@ -56,7 +53,7 @@ def amqp_messages(what: Measurement, url: str) -> Clock:
         channel = connection.channel()
         queue = channel.queue_declare(exclusive=True).queue
         channel.basic_consume(queue, no_ack=True, callback=on_message)
-        settle(SETTLE)
+        settle(what.settle)
         clock = Clock()
         publisher.start(queue)
         while left:
@@ -84,7 +81,7 @@ def wake(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
         spawn(wait, event)
     fall_silent(what.patience / 4)
     memory = rss() - memory
-    settle(SETTLE)
+    settle(what.settle)
     gc.collect()
     clock = Clock()
     for event in events:

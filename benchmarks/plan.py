@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ("Measurement", "full", "quick", "tiny")
 
@@ -22,6 +22,8 @@ class Measurement:
     count: int
     #: Seconds that whoever waits waits for a result at most.
     patience: float = 60.0
+    #: Seconds that all have waited for before the first result comes.
+    settle: float = 2.0
 
     def __str__(self) -> str:
         return f"{self.case} {self.contender} {self.library} {self.store} {self.count}"
@@ -48,12 +50,8 @@ def quick() -> list[Measurement]:
 
 def tiny() -> list[Measurement]:
     """Each case and contender, so small that it shows nothing but that they work."""
-    few: dict[tuple[str, ...], Measurement] = {}
-    for what in full():
-        if what.case not in ("idle", "growth", "worker"):
-            parts = (what.case, what.contender, what.store, what.library)
-            few[parts] = Measurement(what.case, what.contender, what.library, what.store, 20)
-    return list(few.values())
+    small = (replace(what, count=20, patience=60, settle=0.1) for what in full())
+    return list(dict.fromkeys(small))
 
 
 def _limits() -> Iterator[Measurement]:
@@ -71,7 +69,7 @@ def _waits() -> Iterator[Measurement]:
         yield Measurement("get", "drained", "gevent", "redis", count)
     for count in (100, 1000):
         yield Measurement("get", "stock", "gevent", "redis", count)
-    yield Measurement("get", "stock", "gevent", "redis", 10_000, patience=10)
+    yield Measurement("get", "stock", "gevent", "redis", 10_000, patience=30)
     for count in (100, 1000, 4000):
         yield Measurement("get", "tuned", "gevent", "redis", count)
     yield Measurement("get", "tuned", "gevent", "redis", 10_000, patience=10)
@@ -92,7 +90,7 @@ def _waits() -> Iterator[Measurement]:
 
 def _trips() -> Iterator[Measurement]:
     for count in (1, 50, 500):
-        for contender in ("drained", "tuned", "stock"):
+        for contender in ("drained", "tuned"):
             yield Measurement("trip", contender, "gevent", "redis", count)
         for contender in ("drained", "stock"):
             yield Measurement("trip", contender, "gevent", "rabbitmq", count)

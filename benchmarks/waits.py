@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -20,11 +19,8 @@ from .plan import Measurement
 from .process import Clock, Helper, fall_silent, rss, settle
 from .results import task_ids
 
-#: Seconds that all have waited for before the first result comes.
-SETTLE = 2.0
-
-#: Results of a process that is watched for growth, in waves of so many.
-GROWTH, WAVE = 200_000, 10_000
+#: How often all have got a result, where a process is watched for growth.
+WAVES = 20
 
 
 class Waits:
@@ -115,7 +111,7 @@ def get(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     statistics = probe.info("commandstats")
     connections = [client for client in probe.client_list() if client["name"] == "web"]
     gc.collect()  # what the waits have left is not the results' to pay for
-    idle = settle(SETTLE)
+    idle = settle(what.settle)
     came = waits.end(publisher)
     failed = waits.left + sum(waits.errors.values())
     delivered = max(what.count - failed, 1)
@@ -139,19 +135,19 @@ then = get
 
 
 def idle(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
-    """What waiting costs, while nothing comes."""
+    """What waiting costs while nothing comes: seconds of CPU time in ten seconds."""
     waits = Waits(what, addresses)
     waits.begin()
     fall_silent(what.patience / 4)
-    time.sleep(SETTLE)
-    return {"cpu": settle(10) * 10, "failed": what.count - waits.left}  # of those ten seconds
+    settle(what.settle)
+    return {"cpu": settle(5 * what.settle) * 10, "failed": what.count - waits.left}
 
 
 def growth(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     """How much memory a process takes for more and more results."""
     waits = Waits(what, addresses)
     sizes = []
-    for seed in range(GROWTH // what.count):
+    for seed in range(WAVES):
         waits.begin(seed)
         fall_silent(what.patience / 4)
         waits.end(waits.publisher())
