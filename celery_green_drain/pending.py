@@ -78,19 +78,16 @@ class Wait:
         self._error = error
         self._signal.set()
 
-    def arrivals(
-        self, timeout: float | None = None, tick: float | None = None
-    ) -> Iterator[Arrival | None]:
-        """Yield what comes, without end, and None after each *tick* seconds of silence.
+    def next(self, deadline: float | None = None, tick: float | None = None) -> Arrival | None:
+        """Return what comes next, or None after *tick* seconds of silence.
 
-        :param timeout: seconds in all; None: no limit.
-        :raises celery.exceptions.TimeoutError: when they have passed.
+        :param deadline: when to give up, by the monotonic clock; None: never.
+        :raises celery.exceptions.TimeoutError: then.
         :raises DrainerStopped: when the drainer is stopped.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            while self._inbox:
-                yield self._inbox.popleft()
+            if self._inbox:
+                return self._inbox.popleft()
             if self._error is not None:
                 raise self._error
             if self._signal.ready:
@@ -105,7 +102,7 @@ class Wait:
                     raise TimeoutError("The operation timed out.")
                 rest = left if tick is None else min(left, tick)
             if not self._signal.wait(rest) and rest == tick:
-                yield None
+                return None
 
     def close(self) -> None:
         """Wait no more. What nobody else wants is dropped."""
@@ -129,15 +126,15 @@ class Entry:
         #: the way still, or messages may have been lost.
         self.stored = False
 
-    def notify(self, meta: Meta) -> None:
+    def notify(self, meta: Meta) -> bool:
+        """Tell those who want each state; return whether there are any."""
+        told = False
         for pending in self.pending:
-            _notify(pending, meta)
-
-
-def _notify(pending: PendingResult, meta: Meta) -> None:
-    for wait in tuple(pending.waits):
-        if wait.messages:
-            wait.put(pending, meta)
+            for wait in tuple(pending.waits):
+                if wait.messages:
+                    wait.put(pending, meta)
+                    told = True
+        return told
 
 
 class PendingTable:
@@ -193,11 +190,11 @@ class PendingTable:
             return False
         if meta["status"] in states.READY_STATES:
             del self._entries[task_id]
-            entry.notify(meta)
+            shared = entry.notify(meta) or len(entry.pending) > 1
             for pending in entry.pending:
                 pending.listed = False
-                # A copy for each: reading a result rebuilds its children in place.
-                pending.resolve(dict(meta))
+                # A copy for each reader: reading a result rebuilds its children in place.
+                pending.resolve(dict(meta) if shared else meta)
             return True
         if stored and entry.latest is not None and not entry.stored:
             return False  # its message was faster

@@ -123,6 +123,8 @@ class Promise:
             self._call_all(self._ref())
 
     def _call_all(self, result: Any) -> None:
+        if not (self._barriers or self._callbacks):
+            return
         # Taken one by one, so that two threads here at once call nothing twice.
         for waiting in _taken(self._barriers):
             # In the loop, as a barrier counts wrong where two count at once.

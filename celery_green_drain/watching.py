@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Generator
 from contextlib import closing
@@ -170,12 +171,14 @@ def _wait_for(
     backend: DrainedBackendMixin, results: list[Any], timeout: float | None, tick: float | None
 ) -> _Arrivals:
     # Here *results* are kept meanwhile: one that nobody keeps is not told what has come for it.
+    deadline = None if timeout is None else time.monotonic() + timeout
     wait = Wait(backend.result_consumer, messages=True, inbox=Newest())
     latest: dict[PendingResult, Meta] = {}
     try:
         for result in results:
-            wait.add(backend._pending(result))
-        for arrival in wait.arrivals(timeout, tick):
+            wait.add(backend.pending(result))
+        while True:
+            arrival = wait.next(deadline, tick)
             if arrival is None:
                 yield None
                 continue

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from celery import current_app, states
@@ -55,7 +55,7 @@ class DrainedBackendMixin:
 
         :param weak: callbacks that are chained to it next do not keep it alive.
         """
-        self._pending(result).weak = weak
+        self.pending(result).weak = weak
         return result
 
     def add_pending_results(self, results: Iterable[Any], weak: bool = False) -> list[Any]:
@@ -71,7 +71,8 @@ class DrainedBackendMixin:
     def on_result_fulfilled(self, result: Any) -> None:
         """Nothing is left to do: what has come is unsubscribed from by the drainer."""
 
-    def _pending(self, result: Any) -> PendingResult:
+    def pending(self, result: Any) -> PendingResult:
+        """What *result* has to serve until it is ready."""
         pending = result.on_ready
         if (
             isinstance(pending, PendingResult)
@@ -112,10 +113,10 @@ class DrainedBackendMixin:
         if timeout is not None and timeout <= 0:
             self._poll([result], on_message)
         else:
-            parents = list(_parents(result)) if _follows(on_interval) else []
-            waiting = self._wait([result], parents, timeout, interval, ticks, on_message)
-            with closing(waiting):
-                next(waiting)
+            parents = _parents(result) if _follows(on_interval) else ()
+            with _Waiting(self, timeout, interval, ticks, on_message) as waiting:
+                waiting.begin([result], parents)
+                waiting.next()
         return result.maybe_throw(callback=callback, propagate=propagate)
 
     def iter_native(
@@ -141,52 +142,14 @@ class DrainedBackendMixin:
         if not waited_for:
             return
         if timeout is not None and timeout <= 0:
-            ready: Iterator[Any] = self._poll(waited_for, on_message)
-        else:
-            ticks = _ticks(on_interval)
-            ready = self._wait(waited_for, [], timeout, interval, ticks, on_message)
-        for node in ready:
-            yield node.id, known(node)
-
-    def _wait(
-        self,
-        results: list[Any],
-        parents: list[Any],
-        timeout: float | None,
-        interval: float | None,
-        ticks: list[Callable[[], object]],
-        on_message: Callable[[dict[str, Any]], object] | None,
-    ) -> Generator[Any, None, None]:
-        """Yield each of *results* when it is ready; raise what one of *parents* failed with."""
-        wait = Wait(self.result_consumer, messages=on_message is not None)
-        try:
-            missing: dict[PendingResult, Any] = {}
-            watched: dict[PendingResult, Any] = {}
-            for nodes, there in ((results, missing), (parents, watched)):
-                for node in nodes:
-                    pending = self._pending(node)
-                    there[pending] = node
-                    wait.add(pending)
-            for arrival in wait.arrivals(timeout, (interval or 0.5) if ticks else None):
-                if arrival is None:
-                    for tick in ticks:
-                        tick()
-                    continue
-                pending, meta = arrival
-                if meta is not None:
-                    if on_message is not None and pending in missing:
-                        on_message(meta)
-                    continue
-                if pending.error is not None:
-                    raise pending.error
-                if pending in watched:
-                    watched.pop(pending).maybe_throw()
-                if pending in missing:
-                    yield missing.pop(pending)
-                    if not missing:
-                        return
-        finally:
-            wait.close()
+            for node in self._poll(waited_for, on_message):
+                yield node.id, known(node)
+            return
+        with _Waiting(self, timeout, interval, _ticks(on_interval), on_message) as waiting:
+            waiting.begin(waited_for)
+            while waiting.missing:
+                node = waiting.next()
+                yield node.id, known(node)
 
     def _poll(self, results: list[Any], on_message: Any) -> Iterator[Any]:
         """The same without waiting: look at the store once.
@@ -209,6 +172,73 @@ class DrainedBackendMixin:
 
     def __reduce__(self, args: Any = (), kwargs: Any = None) -> Any:
         return _restore, (super().__reduce__(args, kwargs), self.url)  # type: ignore[call-arg]
+
+
+class _Waiting:
+    """A call that waits for results. No generator, as a greenlet pays for each when it switches."""
+
+    __slots__ = (
+        "_backend",
+        "_deadline",
+        "_on_message",
+        "_pause",
+        "_ticks",
+        "_wait",
+        "_watched",
+        "missing",
+    )
+
+    def __init__(
+        self,
+        backend: DrainedBackendMixin,
+        timeout: float | None,
+        interval: float | None,
+        ticks: list[Callable[[], object]],
+        on_message: Callable[[dict[str, Any]], object] | None,
+    ) -> None:
+        self._backend = backend
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._pause = (interval or 0.5) if ticks else None
+        self._ticks = ticks
+        self._on_message = on_message
+        self._wait = Wait(backend.result_consumer, messages=on_message is not None)
+        #: What has not come so far.
+        self.missing: dict[PendingResult, Any] = {}
+        self._watched: dict[PendingResult, Any] = {}
+
+    def __enter__(self) -> _Waiting:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._wait.close()
+
+    def begin(self, results: Iterable[Any], parents: Iterable[Any] = ()) -> None:
+        """Wait for *results*, and for a failure of one of *parents*."""
+        for nodes, there in ((results, self.missing), (parents, self._watched)):
+            for node in nodes:
+                pending = self._backend.pending(node)
+                there[pending] = node
+                self._wait.add(pending)
+
+    def next(self) -> Any:
+        """Return the next result that is ready; raise what one of the parents failed with."""
+        while True:
+            arrival = self._wait.next(self._deadline, self._pause)
+            if arrival is None:
+                for tick in self._ticks:
+                    tick()
+                continue
+            pending, meta = arrival
+            if meta is not None:
+                if self._on_message is not None and pending in self.missing:
+                    self._on_message(meta)
+                continue
+            if pending.error is not None:
+                raise pending.error
+            if pending in self._watched:
+                self._watched.pop(pending).maybe_throw()
+            if pending in self.missing:
+                return self.missing.pop(pending)
 
 
 def _restore(reduced: tuple[Any, ...], url: Any) -> Any:

@@ -138,7 +138,7 @@ class ResultConsumer(ABC):
             self.in_loop(self.call, function, *args)
             return
         try:
-            drainer.spawn(function, *args)
+            drainer.call(function, *args)
         except RuntimeError as exc:  # no more threads can be started
             logger.warning("A callback has to wait: %s", exc)
             drainer.sleep(LACK)
@@ -213,19 +213,21 @@ class ResultConsumer(ABC):
     def on_unwanted(self, task_id: str) -> None:
         """Nobody waits for *task_id* any more."""
 
-    def deliver(self, task_id: str, decode: Callable[[], Meta], stored: bool = False) -> None:
-        """Hand over what came for *task_id*; one that cannot be read fails its own waiters only."""
+    def deliver(self, task_id: str, decode: Callable[[], Meta], stored: bool = False) -> bool:
+        """Hand over what came for *task_id*; one that cannot be read fails its own waiters only.
+
+        :return: whether nobody waits for it any more.
+        """
         try:
             meta = decode()
             last = self.table.update(task_id, meta, stored)
         except Exception as exc:
             self.cannot_read(task_id, exc)
             self.table.fail([task_id], exc)
-            self.on_unwanted(task_id)
-            return
+            return True
         if last:
             self._delivered += 1
-            self.on_unwanted(task_id)
+        return last
 
     def cannot_read(self, task_id: str, exc: Exception) -> None:
         """Count and log what has come for *task_id*."""

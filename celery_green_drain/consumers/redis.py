@@ -92,13 +92,13 @@ class RedisSession(Session):
         self._table.doubt()
         #: Channel → task id, for all that the server knows, or will know once it has read.
         self._subscribed: dict[bytes, str] = {}
-        #: Ids to subscribe to, and channels to unsubscribe from, with the next command.
-        self._wanted: dict[str, None] = dict.fromkeys(self._table)
+        #: The same for what is to be subscribed to, and looked up, with the next command.
+        self._wanted = self._channels()
+        self._unknown: dict[bytes, str] = {}
+        #: What is to be unsubscribed from.
         self._unwanted: dict[bytes, None] = {}
-        #: SUBSCRIBE commands not yet confirmed: the ids of each, and how many are missing.
+        #: SUBSCRIBE commands not yet confirmed: the channels of each, and how many are missing.
         self._confirming: deque[list[Any]] = deque()
-        #: Ids to look up.
-        self._unknown: dict[str, None] = {}
         #: Look-ups not yet answered: the ids of each; none for a PING.
         self._looking_up: deque[list[str]] = deque()
         self._reconciled = time.monotonic()
@@ -162,19 +162,23 @@ class RedisSession(Session):
         channel = self._channel(task_id)
         if channel in self._subscribed:
             self._unwanted.pop(channel, None)
-            self._unknown[task_id] = None
+            self._unknown[channel] = task_id
         else:
-            self._wanted[task_id] = None
+            self._wanted[channel] = task_id
 
     def drop(self, task_id: str) -> None:
-        self._wanted.pop(task_id, None)
         channel = self._channel(task_id)
+        self._wanted.pop(channel, None)
         if channel in self._subscribed:
             self._unwanted[channel] = None
 
     def _channel(self, task_id: str) -> bytes:
         key: bytes = self._backend.get_key_for_task(task_id)
         return key
+
+    def _channels(self) -> dict[bytes, str]:
+        """Those of all that is waited for."""
+        return {self._channel(task_id): task_id for task_id in self._table}
 
     def _send(self) -> None:
         # While a SUBSCRIBE is under way further ids gather: that is what batches them.
@@ -188,11 +192,10 @@ class RedisSession(Session):
 
     def _subscribe(self) -> None:
         commands = []
-        for task_ids in _chunks(self._wanted):
-            channels = {self._channel(task_id): task_id for task_id in task_ids}
-            self._subscribed.update(channels)
-            self._confirming.append([task_ids, len(channels)])
+        for channels in _chunks(self._wanted):
+            self._confirming.append([channels, len(channels)])
             commands.append(("SUBSCRIBE", *channels))
+        self._subscribed.update(self._wanted)
         self._wanted.clear()
         self._pubsub.send(commands)
 
@@ -206,9 +209,10 @@ class RedisSession(Session):
 
     def _look_up(self) -> None:
         commands = []
-        for task_ids in _chunks(task_id for task_id in self._unknown if task_id in self._table):
-            self._looking_up.append(task_ids)
-            commands.append(("MGET", *map(self._channel, task_ids)))
+        pending = {key: task_id for key, task_id in self._unknown.items() if task_id in self._table}
+        for keys in _chunks(pending):
+            self._looking_up.append([pending[key] for key in keys])
+            commands.append(("MGET", *keys))
         self._unknown.clear()
         self._lookup.send(commands)
 
@@ -219,19 +223,25 @@ class RedisSession(Session):
         if kind == b"message":
             _, channel, payload = response
             task_id = self._subscribed.get(channel)
-            if task_id is not None:
-                self._deliver(task_id, partial(self._backend.decode_result, payload))
+            if task_id is not None and self._deliver(
+                task_id, partial(self._backend.decode_result, payload)
+            ):
+                self._unwanted[channel] = None
         elif kind == b"subscribe":
             subscribing = self._confirming[0]
             subscribing[1] -= 1
             if not subscribing[1]:
-                self._unknown.update(dict.fromkeys(subscribing[0]))
+                for channel in subscribing[0]:
+                    if channel in self._subscribed:
+                        self._unknown[channel] = self._subscribed[channel]
                 self._confirming.popleft()
 
     def _on_looked_up(self, response: Any) -> None:
         for task_id, payload in zip(self._looking_up.popleft(), response):
-            if payload is not None:
-                self._deliver(task_id, partial(self._backend.decode_result, payload), stored=True)
+            if payload is not None and self._deliver(
+                task_id, partial(self._backend.decode_result, payload), stored=True
+            ):
+                self.drop(task_id)
 
     # -- the health of the connections
 
@@ -244,7 +254,7 @@ class RedisSession(Session):
         if now - self._reconciled > self._settings.reconcile_interval:
             # Pub/sub has no replay, so a message that was lost is made up for here.
             self._reconciled = now
-            self._unknown.update(dict.fromkeys(self._table))
+            self._unknown.update(self._channels())
 
 
 class Link:

@@ -131,6 +131,10 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         """Run ``function(*args)`` beside the caller, in the drainer's own thread."""
         raise NotImplementedError("subclass responsibility")
 
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """The same for what rarely waits: until it does, others may share its greenlet."""
+        self.spawn(function, *args)
+
     def is_local(self) -> bool:
         """Whether the caller may use :meth:`spawn`: it is in the thread that greenlets run in."""
         return True

@@ -16,6 +16,7 @@ from eventlet.green.select import select
 from eventlet.green.selectors import SelectSelector
 
 from .base import TURN, Drainer, Lanes, Outcome, Signal
+from .crew import Crew
 from .thread import ThreadSignal
 
 __all__ = ("EventletDrainer",)
@@ -31,6 +32,10 @@ class EventletDrainer(Drainer):
     name = "eventlet"
     _hub: Any = None
 
+    def __init__(self, result_consumer: Any) -> None:
+        super().__init__(result_consumer)
+        self._crew = Crew(self.spawn)
+
     @classmethod
     def problem(cls) -> str | None:
         patched = sys.modules.get("eventlet.patcher")
@@ -40,6 +45,9 @@ class EventletDrainer(Drainer):
             "this process is not patched by eventlet: call eventlet.monkey_patch() before "
             "anything else is imported"
         )
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        self._crew.call(function, *args)
 
     def is_local(self) -> bool:
         return self._hub is None or self._hub is hubs.get_hub()

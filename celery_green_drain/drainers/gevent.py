@@ -15,6 +15,7 @@ from gevent.selectors import GeventSelector
 from gevent.threadpool import ThreadPool
 
 from .base import Drainer, Lanes, Outcome
+from .crew import Crew
 
 __all__ = ("GeventDrainer",)
 
@@ -29,6 +30,10 @@ class GeventDrainer(Drainer):
     name = "gevent"
     _hub: Hub | None = None
 
+    def __init__(self, result_consumer: Any) -> None:
+        super().__init__(result_consumer)
+        self._crew = Crew(self.spawn)
+
     @classmethod
     def problem(cls) -> str | None:
         monkey = sys.modules.get("gevent.monkey")
@@ -38,6 +43,9 @@ class GeventDrainer(Drainer):
             "this process is not patched by gevent: call gevent.monkey.patch_all() before "
             "anything else is imported (gunicorn -k gevent does)"
         )
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        self._crew.call(function, *args)
 
     def is_local(self) -> bool:
         return self._hub is None or self._hub is get_hub()

@@ -1,0 +1,34 @@
+"""The apps that are compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from .plan import Measurement
+
+__all__ = ("make_app",)
+
+#: What makes a contender of Celery; anything else is this package.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "stock": {},
+    "tuned": {"result_backend_thread_safe": True, "redis_max_connections": 20_000},
+}
+
+
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+def make_app(what: Measurement, addresses: dict[str, str]) -> Celery:
+    """The app of a measurement, with a task that whoever answers knows."""
+    if what.store == "redis":
+        broker, store = addresses["broker"], addresses["redis"] + "?client_name=web"
+    else:
+        broker, store = addresses["rabbitmq"], "rpc://"
+    app = Celery("benchmarks", broker=broker, backend=store, set_as_current=False)
+    app.conf.update(SETTINGS.get(what.contender, {"result_drainer": what.library}))
+    app.task(name="add")(add)
+    app.finalize()
+    return app

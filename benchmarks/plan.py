@@ -1,0 +1,104 @@
+"""What is measured: each line of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+__all__ = ("Measurement", "full", "quick", "tiny")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One case, for one contender, with so many at once."""
+
+    #: A function of ``waits.py``, ``trips.py`` or ``limits.py``.
+    case: str
+    #: drained: this package; stock: Celery as it comes; tuned: Celery with a shared backend and
+    #: a large pool; limit: the protocol or the green library alone.
+    contender: str
+    library: str
+    store: str
+    count: int
+    #: Seconds that whoever waits waits for a result at most.
+    patience: float = 60.0
+    #: Seconds that all have waited for before the first result comes.
+    settle: float = 2.0
+
+    def __str__(self) -> str:
+        return f"{self.case} {self.contender} {self.library} {self.store} {self.count}"
+
+
+def full() -> list[Measurement]:
+    """All that the documentation shows."""
+    return [*_limits(), *_waits(), *_trips(), *_others()]
+
+
+def quick() -> list[Measurement]:
+    """What a change of the drain loop shows in."""
+    return [
+        Measurement("messages", "limit", "gevent", "redis", 10_000),
+        Measurement("messages", "limit", "gevent", "rabbitmq", 10_000),
+        *(Measurement("wake", "limit", "gevent", "", count) for count in (1000, 10_000)),
+        Measurement("register", "limit", "gevent", "redis", 10_000),
+        *(Measurement("get", "drained", "gevent", "redis", count) for count in (1000, 10_000)),
+        Measurement("then", "drained", "gevent", "redis", 10_000),
+        Measurement("get", "drained", "gevent", "rabbitmq", 10_000),
+        Measurement("then", "drained", "gevent", "rabbitmq", 10_000),
+    ]
+
+
+def tiny() -> list[Measurement]:
+    """Each case and contender, so small that it shows nothing but that they work."""
+    small = (replace(what, count=20, patience=60, settle=0.1) for what in full())
+    return list(dict.fromkeys(small))
+
+
+def _limits() -> Iterator[Measurement]:
+    for store in ("redis", "rabbitmq"):
+        yield Measurement("messages", "limit", "gevent", store, 10_000)
+    yield Measurement("messages", "limit without hiredis", "gevent", "redis", 10_000)
+    for count in (100, 1000, 10_000, 50_000):
+        yield Measurement("wake", "limit", "gevent", "", count)
+    yield Measurement("wake", "limit", "eventlet", "", 10_000)
+    yield Measurement("register", "limit", "gevent", "redis", 10_000)
+
+
+def _waits() -> Iterator[Measurement]:
+    for count in (100, 1000, 10_000, 50_000):
+        yield Measurement("get", "drained", "gevent", "redis", count)
+    for count in (100, 1000):
+        yield Measurement("get", "stock", "gevent", "redis", count)
+    yield Measurement("get", "stock", "gevent", "redis", 10_000, patience=30)
+    for count in (100, 1000, 4000):
+        yield Measurement("get", "tuned", "gevent", "redis", count)
+    yield Measurement("get", "tuned", "gevent", "redis", 10_000, patience=10)
+    for count in (100, 1000, 10_000):
+        yield Measurement("get", "drained", "gevent", "rabbitmq", count)
+    for count in (100, 1000):
+        yield Measurement("get", "stock", "gevent", "rabbitmq", count, patience=10)
+    for count in (1000, 10_000, 50_000):
+        yield Measurement("then", "drained", "gevent", "redis", count)
+    for contender in ("stock", "tuned"):
+        yield Measurement("then", contender, "gevent", "redis", 10_000)
+    yield Measurement("then", "drained", "gevent", "rabbitmq", 10_000)
+    yield Measurement("then", "stock", "gevent", "rabbitmq", 10_000, patience=10)
+    for case in ("get", "then"):
+        for store in ("redis", "rabbitmq"):
+            yield Measurement(case, "drained", "eventlet", store, 10_000)
+
+
+def _trips() -> Iterator[Measurement]:
+    for count in (1, 50, 500):
+        for contender in ("drained", "tuned"):
+            yield Measurement("trip", contender, "gevent", "redis", count)
+        for contender in ("drained", "stock"):
+            yield Measurement("trip", contender, "gevent", "rabbitmq", count)
+        yield Measurement("worker", "drained", "gevent", "redis", count)
+    for contender in ("drained", "tuned"):
+        yield Measurement("requests", contender, "gevent", "redis", 5000)
+
+
+def _others() -> Iterator[Measurement]:
+    yield Measurement("idle", "drained", "gevent", "redis", 10_000)
+    yield Measurement("growth", "drained", "gevent", "redis", 10_000)

@@ -1,0 +1,49 @@
+"""Runs calls beside a drain loop, in as few greenlets as they need."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ("Crew",)
+
+#: Calls that one greenlet makes before others may run.
+SHIFT = 100
+
+
+class Crew:
+    """Calls that do not wait share a greenlet; behind one that does, another takes over.
+
+    To start a greenlet costs many times what a short call does. So before each call the next
+    greenlet is on its way, and as greenlets run only while others wait, it comes to its turn where
+    this one has to wait, and finds nothing to do otherwise.
+
+    :param spawn: starts a greenlet, which must not run before the caller waits.
+    """
+
+    def __init__(self, spawn: Callable[..., Any]) -> None:
+        self._spawn = spawn
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        #: The greenlet that is on its way.
+        self._next: Any = None
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Run ``function(*args)`` soon."""
+        self._calls.append((function, args))
+        self._relieve()
+
+    def _relieve(self) -> None:
+        # One that somebody kills before it runs is replaced.
+        if self._calls and (self._next is None or self._next.dead):
+            self._next = self._spawn(self._work)
+
+    def _work(self) -> None:
+        self._next = None
+        for _ in range(SHIFT):
+            if not self._calls:
+                return
+            function, args = self._calls.popleft()
+            self._relieve()
+            function(*args)
+        self._relieve()

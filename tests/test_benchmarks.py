@@ -1,0 +1,39 @@
+"""The benchmarks work. What they show is for others: here each waits for twenty results only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from .green import GREEN
+from .servers import Process
+
+
+@pytest.mark.skipif(GREEN, reason="each measurement patches a process of its own")
+def test_each_case_works(tmp_path: Path) -> None:
+    command = (
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--tiny",
+        "--rounds",
+        "1",
+        "--out",
+        str(tmp_path),
+    )
+    process = Process(*command)
+    try:
+        assert process.popen.wait(timeout=400) == 0, process.output()
+    finally:
+        process.end()
+    measured = json.loads((tmp_path / "outcomes.json").read_text())
+    assert {"drained", "stock", "tuned", "limit"} <= {what["contender"] for what in measured}
+    failed = [what for what in measured if what["outcomes"][0]["failed"]]
+    # Whatever plain Celery does: these are to work.
+    assert [what for what in failed if what["contender"] not in ("stock", "tuned")] == []
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(measured)
+    assert "<svg" in (tmp_path / "get.svg").read_text()
