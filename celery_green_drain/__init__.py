@@ -10,7 +10,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import DrainerStopped, DrainerWarning, GreenDrainError, ResultEvicted
+from .errors import (
+    DrainerStopped,
+    DrainerWarning,
+    GreenDrainError,
+    ResultEvicted,
+    ResultNeverCame,
+)
 
 if TYPE_CHECKING:
     from .drainers.base import Drainer
@@ -28,6 +34,7 @@ __all__ = (
     "GeventDrainer",
     "GreenDrainError",
     "ResultEvicted",
+    "ResultNeverCame",
     "ThreadDrainer",
 )
 

@@ -24,6 +24,7 @@ from celery.result import ResultSet
 from vine import barrier, promise
 from vine.abstract import Thenable
 
+from .errors import ResultNeverCame
 from .results import known, leaves, make_known
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Callback:
                 if error is not None and getattr(self.target, "on_error", None):
                     # Those that are chained to it are told as well.
                     self.target.throw(error, propagate=False)
-                else:
+                elif not isinstance(error, ResultNeverCame):
                     self.target(*args)
             finally:
                 _close_old_django_connections()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import math
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ import kombu
 from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
 from kombu.exceptions import DecodeError, KombuError
 
+from ..drainers.base import Drainer
 from ..pending import Meta
 from .amqp import AmqpSession
 from .arrived import Arrived, Payload
@@ -31,7 +33,7 @@ LONGEST = 49 * 24 * 3600
 #: The same where results never expire.
 DAY = 24 * 3600
 
-#: Seconds that the end of the process may be held up by, to delete the queue.
+#: Seconds that the end of the process may be held up by, to delete the queues of all its apps.
 FAREWELL = 2.0
 
 
@@ -170,11 +172,12 @@ class RpcResultConsumer(SessionConsumer):
         else:
             super().on_drainer_end(stopped)
 
-    def leave(self) -> None:
-        """The process ends: delete the queue."""
+    def leave(self) -> Drainer | None:
+        """The process ends: have the queue deleted. Return the drainer that does it."""
         self._leaving = True
         if self._drainer is not None:
-            self._drainer.stop(FAREWELL)
+            self._drainer.ask_to_stop()
+        return self._drainer
 
 
 def _meta(message: Any) -> Any:
@@ -196,5 +199,7 @@ _consumers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
 
 @atexit.register
 def _leave() -> None:
-    for consumer in list(_consumers):
-        consumer.leave()
+    deadline = time.monotonic() + FAREWELL
+    for drainer in [consumer.leave() for consumer in list(_consumers)]:
+        if drainer is not None:
+            drainer.stop(max(0.0, deadline - time.monotonic()))
