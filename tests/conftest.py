@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from celery.app.task import Context
 from celery.contrib.testing.worker import start_worker
 
 from .green import DRAINER, MODE, wait_until
+from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
 from .servers import RedisServer, Worker
 from .tasks import make_app
@@ -68,6 +70,51 @@ def rabbit_worker(rabbit: RabbitServer) -> Iterator[Worker]:
     worker = Worker(rabbit.url(), "rpc://")
     yield worker
     worker.end()
+
+
+@dataclass
+class Line:
+    """A way to the results, with a proxy on it. What is stored does not pass that."""
+
+    proxy: Proxy
+    make: Callable[..., Celery]
+    conf: dict[str, Any]
+    #: The configuration of who stores.
+    beside: dict[str, Any]
+
+    def connect(self, **conf: Any) -> tuple[Celery, Callable[..., str]]:
+        """Make an app that waits over this line, and a function that stores results for it."""
+        app, worker = self.make(**self.conf, **conf), self.make(**self.beside)
+
+        def store(value: Any = 42, state: str = "SUCCESS", task_id: str | None = None) -> str:
+            task_id = task_id or uuid()
+            request = Context(reply_to=getattr(app.backend, "oid", None), correlation_id=task_id)
+            worker.backend.store_result(task_id, value, state, request=request)
+            return task_id
+
+        if hasattr(app.backend, "oid"):
+            with app.producer_or_acquire() as producer:
+                app.backend.on_task_call(producer, "")  # as if a task had been sent
+        return app, store
+
+
+@pytest.fixture(params=["redis", "rpc"])
+def line(request: pytest.FixtureRequest, make: Callable[..., Celery]) -> Iterator[Line]:
+    """A line to Redis, and one to RabbitMQ."""
+    conf: dict[str, Any]
+    if request.param == "redis":
+        server: Any = request.getfixturevalue("results")
+    else:
+        server = request.getfixturevalue("rabbit")
+    with proxied(server.port) as proxy:
+        if request.param == "redis":
+            through = server.url("web").replace(f":{server.port}/", f":{proxy.port}/")
+            conf, beside = {"results": through}, {}
+        else:
+            beside = {"broker": server.url(), "results": "rpc://"}
+            conf = {**beside, "broker_read_url": server.url(proxy.port)}
+        yield Line(proxy, make, conf, beside)
+        proxy.pass_on()
 
 
 @pytest.fixture
@@ -144,7 +191,11 @@ def app(request: pytest.FixtureRequest, connect: Callable[..., Celery]) -> Celer
 
 @pytest.fixture
 def store(app: Celery) -> Callable[..., str]:
-    """Store a result, as a worker does; return its task id."""
+    return storing(app)
+
+
+def storing(app: Celery) -> Callable[..., str]:
+    """Return a function that stores a result, as a worker does, and returns its task id."""
 
     def store(value: Any = 42, state: str = "SUCCESS", task_id: str | None = None) -> str:
         task_id = task_id or uuid()
