@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import sys
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +17,7 @@ from celery.contrib.testing.worker import start_worker
 from .green import DRAINER, MODE, wait_until
 from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
-from .servers import RedisServer, Worker
+from .servers import Process, RedisServer, Worker, free_port
 from .tasks import make_app
 
 #: Where results come from; and over which broker, where they are messages.
@@ -115,6 +118,50 @@ def line(request: pytest.FixtureRequest, make: Callable[..., Celery]) -> Iterato
             conf = {**beside, "broker_read_url": server.url(proxy.port)}
         yield Line(proxy, make, conf, beside)
         proxy.pass_on()
+
+
+class Gunicorn:
+    """A gunicorn of gevent workers with the tests' site."""
+
+    def __init__(self, urls: list[str], workers: int, *options: str) -> None:
+        self.port = free_port()
+        self.process = Process(
+            *(sys.executable, "-m", "gunicorn", "--worker-class", "gevent"),
+            *("--workers", str(workers), "--bind", f"127.0.0.1:{self.port}", *options),
+            "tests.site:application",
+            measured=MODE == "gevent",
+            SITE_BROKER=urls[0],
+            SITE_RESULTS=urls[1],
+        )
+        wait_until(self._answers, "gunicorn", timeout=60)
+
+    def fetch(self, path: str) -> Any:
+        """Ask for *path*; return the answer."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as response:
+            return json.load(response)
+
+    def _answers(self) -> bool:
+        assert self.process.popen.poll() is None, self.process.output()
+        try:
+            return bool(self.fetch("/?x=1"))
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def gunicorn() -> Iterator[Callable[..., Gunicorn]]:
+    """Start a gunicorn; see that it ends without complaint."""
+    started: list[Gunicorn] = []
+
+    def start(urls: list[str], workers: int = 4, options: Iterable[str] = ()) -> Gunicorn:
+        started.append(Gunicorn(urls, workers, *options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.end()
+        for complaint in ("Traceback", "Exception ignored", "Warning"):
+            assert complaint not in one.process.output()
 
 
 @pytest.fixture

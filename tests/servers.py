@@ -133,7 +133,12 @@ class Worker:
     """
 
     def __init__(
-        self, broker: str, results: str, persistent: bool = False, pool: str = "threads"
+        self,
+        broker: str,
+        results: str,
+        persistent: bool = False,
+        pool: str = "threads",
+        drainer: str = "",
     ) -> None:
         self.process = Process(
             *(sys.executable, "-m", "celery", "-A", "tests.tasks", "worker"),
@@ -142,6 +147,7 @@ class Worker:
             TESTS_BROKER=broker,
             TESTS_RESULTS=results,
             TESTS_PERSISTENT="yes" if persistent else "",
+            TESTS_DRAINER=drainer,
         )
         wait_until(self._ready, "the Celery worker", timeout=60)
 

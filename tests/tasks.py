@@ -51,6 +51,11 @@ def spread(self: Any, count: int) -> Any:
     return group(self.app.tasks["add"].s(i, i) for i in range(count))()
 
 
+def ask(self: Any, x: int) -> Any:
+    """Wait for another task, for which there has to be another worker process."""
+    return self.app.tasks["add"].delay(x, 1).get(timeout=30, disable_sync_subtasks=False)
+
+
 def ignored() -> int:
     return 1
 
@@ -67,7 +72,7 @@ def make_app(broker: str, results: str, **conf: Any) -> Celery:
     )
     for function in (add, total, fail, fail_picky, nap):
         app.task(name=function.__name__)(function)
-    for function in (progress, spread):
+    for function in (ask, progress, spread):
         app.task(name=function.__name__, bind=True)(function)
     app.task(name="ignored", ignore_result=True)(ignored)
     app.finalize()
@@ -84,5 +89,6 @@ if "TESTS_BROKER" in os.environ:
         result_backend_always_retry=True,
         result_persistent=persistent,
         broker_transport_options={"confirm_publish": persistent},
+        result_drainer=os.environ.get("TESTS_DRAINER"),
     )
     app.set_current()

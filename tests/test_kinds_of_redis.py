@@ -147,7 +147,8 @@ def test_sentinel(
             wait_until(lambda: role()["role"] == "master", "the failover", timeout=60)  # noqa: B023
             wait_until(lambda: new.subscriptions("") == 10, "the arrival", timeout=60)  # noqa: B023
         finally:
-            old.process.send(signal.SIGCONT)
+            if fail == signal.SIGSTOP:
+                old.process.send(signal.SIGCONT)
         if fail == signal.SIGSTOP:
             role = old.probe.info
             wait_until(lambda: role()["role"] == "slave", "the old one's demotion", timeout=60)  # noqa: B023

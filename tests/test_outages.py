@@ -118,6 +118,7 @@ def test_a_network_that_swallows(line: Line, caplog: pytest.LogCaptureFixture) -
     app, store = line.connect(result_drainer_heartbeat=1, result_drainer_retry_max=0.5)
     asked = Asked(app)
     wait_until(lambda: statistics(app).pending == 5, "the waits")
+    wait_until(lambda: statistics(app).connections, "the connection")
     line.proxy.swallow()
     cut = time.monotonic()
     asked.serve(store)
@@ -182,7 +183,12 @@ def test_a_server_that_is_paused(
 @pytest.fixture
 def stored(make: Callable[..., Celery], own: RedisServer) -> tuple[Celery, Callable[..., str]]:
     """An app with a result store of its own, over a connection that is open."""
-    app = make(results=own.url("web"), result_drainer_heartbeat=0.5, result_drainer_retry_max=0.2)
+    app = make(
+        results=own.url("web"),
+        result_backend_always_retry=True,  # for storing, which is the worker's part
+        result_drainer_heartbeat=0.5,
+        result_drainer_retry_max=0.2,
+    )
     store = storing(app)
     assert app.AsyncResult(store(1)).get(timeout=20) == 1
     return app, store
