@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from celery_green_drain import Drainer
 
 MODE = os.environ.get("TESTS_MODE", "unpatched")
@@ -18,6 +20,10 @@ GREEN = MODE != "unpatched"
 
 #: The ``result_drainer`` that fits this run.
 DRAINER = MODE if GREEN else "thread"
+
+
+#: For what runs in a gunicorn, whatever has patched this process.
+in_gunicorn = pytest.mark.skipif(MODE != "gevent", reason="gunicorn is a process of its own")
 
 
 def size(green: int, threads: int) -> int:

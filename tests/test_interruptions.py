@@ -14,7 +14,7 @@ from celery import Celery, uuid
 from celery.result import ResultSet
 
 from .conftest import Gunicorn
-from .green import GREEN, MODE, kill, spawn, wait_until
+from .green import GREEN, MODE, in_gunicorn, kill, spawn, wait_until
 from .servers import RedisServer, Worker
 
 pytestmark = pytest.mark.kinds("redis", "rpc, rabbitmq")
@@ -120,6 +120,7 @@ def test_an_iteration_that_is_left(app: Celery, store: Callable[..., str]) -> No
     wait_until(lambda: gc.collect() >= 0 and pending(app) == 0, "the end of the waits")
 
 
+@in_gunicorn
 def test_a_client_that_closes_its_request(
     gunicorn: Callable[..., Gunicorn], broker: RedisServer, results: RedisServer, worker: Worker
 ) -> None:

@@ -21,7 +21,7 @@ from celery import Celery, uuid
 from celery_green_drain import DrainerStopped
 
 from .conftest import Gunicorn, storing
-from .green import DRAINER, GREEN, MODE, crowd, drain_loops, size, spawn, wait_until
+from .green import DRAINER, GREEN, MODE, crowd, drain_loops, in_gunicorn, size, spawn, wait_until
 from .proxy import proxied
 from .rabbitmq import RabbitServer
 from .servers import UNMEASURED, Process, RedisServer, Worker, free_port
@@ -381,6 +381,7 @@ def test_the_end_of_the_interpreter_in_an_outage(
         assert time.monotonic() - begun < 2 + 4  # the four have two seconds together
 
 
+@in_gunicorn
 def test_sigterm_in_the_middle_of_waits(gunicorn: Callable[..., Gunicorn], conf: list[str]) -> None:
     """Each request that has begun gets its answer, and another worker takes what comes."""
     site = gunicorn(conf, workers=2)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from .conftest import Gunicorn
-from .green import DRAINER, MODE, wait_until
+from .green import DRAINER, MODE, in_gunicorn, wait_until
 from .rabbitmq import RabbitServer
 from .servers import UNMEASURED, RedisServer
 
@@ -133,6 +133,7 @@ def site(
     wait_until(lambda: not results.clients(name="site"), "the end of all its connections")
 
 
+@in_gunicorn
 def test_gunicorn(site: Gunicorn, results: RedisServer, left: set[str]) -> None:
     with ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(lambda x: site.fetch(f"/?x={x}"), range(600)))

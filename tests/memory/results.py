@@ -16,7 +16,7 @@ from celery import Celery, uuid
 from ..green import spawn
 
 #: Results that are waited for at once: half of them by ``get()``, and half by a callback.
-AT_ONCE = 500
+AT_ONCE = 100
 
 
 def grow(
