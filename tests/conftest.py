@@ -6,10 +6,13 @@ import json
 import sys
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from celery import Celery, uuid
 from celery.app.task import Context
 from celery.contrib.testing.worker import start_worker
@@ -19,6 +22,9 @@ from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
 from .servers import Process, RedisServer, Worker, free_port
 from .tasks import make_app
+
+#: For what runs in a gunicorn, whatever has patched this process.
+in_gunicorn = pytest.mark.skipif(MODE != "gevent", reason="gunicorn is a process of its own")
 
 #: Where results come from; and over which broker, where they are messages.
 KINDS = ("redis", "rpc, rabbitmq", "rpc, redis", "rpc, memory")
@@ -118,6 +124,26 @@ def line(request: pytest.FixtureRequest, make: Callable[..., Celery]) -> Iterato
             conf = {**beside, "broker_read_url": server.url(proxy.port)}
         yield Line(proxy, make, conf, beside)
         proxy.pass_on()
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Callable[[int], AbstractContextManager[tuple[int, str]]]:
+    """Have a server speak TLS: the port for that, and the file of its authority."""
+
+    @contextmanager
+    def tls(target: int) -> Iterator[tuple[int, str]]:
+        authority, certificate = str(tmp_path / "ca.pem"), str(tmp_path / "server.pem")
+        ours = trustme.CA()
+        ours.cert_pem.write_to_path(authority)
+        ours.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
+        port = free_port()
+        command = (sys.executable, "-m", "tests.tls_proxy", str(port), str(target), certificate)
+        proxy = Process(*command)
+        wait_until(lambda: "ready" in proxy.output(), "the proxy")
+        yield port, authority
+        proxy.end()
+
+    return tls
 
 
 class Gunicorn:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
 from celery_green_drain import Drainer
 
 MODE = os.environ.get("TESTS_MODE", "unpatched")
@@ -20,10 +18,6 @@ GREEN = MODE != "unpatched"
 
 #: The ``result_drainer`` that fits this run.
 DRAINER = MODE if GREEN else "thread"
-
-
-#: For what runs in a gunicorn, whatever has patched this process.
-in_gunicorn = pytest.mark.skipif(MODE != "gevent", reason="gunicorn is a process of its own")
 
 
 def size(green: int, threads: int) -> int:

@@ -13,8 +13,8 @@ import pytest
 from celery import Celery, uuid
 from celery.result import ResultSet
 
-from .conftest import Gunicorn
-from .green import GREEN, MODE, in_gunicorn, kill, spawn, wait_until
+from .conftest import Gunicorn, in_gunicorn
+from .green import GREEN, MODE, kill, spawn, wait_until
 from .servers import RedisServer, Worker
 
 pytestmark = pytest.mark.kinds("redis", "rpc, rabbitmq")

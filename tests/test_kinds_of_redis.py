@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import redis
-import trustme
 from celery import Celery, uuid
 
 from .green import crowd, wait_until
@@ -54,20 +53,17 @@ def test_resp3(make: Callable[..., Celery], results: RedisServer) -> None:
     use(make(results=results.url("web") + "&protocol=3"))
 
 
-def test_tls(make: Callable[..., Celery], results: RedisServer, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
-        str(tmp_path / "server.pem")
-    )
-    port = free_port()
-    proxy = Process(
-        *(sys.executable, "-m", "tests.tls_proxy", str(port), str(results.port)),
-        str(tmp_path / "server.pem"),
-    )
-    wait_until(lambda: "ready" in proxy.output(), "the proxy")
-    options = f"client_name=web&ssl_cert_reqs=required&ssl_ca_certs={tmp_path / 'ca.pem'}"
-    app = make(results=f"rediss://localhost:{port}/0?{options}")
+def test_tls(
+    make: Callable[..., Celery],
+    results: RedisServer,
+    tls: Callable[[int], AbstractContextManager[tuple[int, str]]],
+) -> None:
+    with tls(results.port) as (port, authority):
+        options = f"client_name=web&ssl_cert_reqs=required&ssl_ca_certs={authority}"
+        use_much(make(results=f"rediss://localhost:{port}/0?{options}"))
+
+
+def use_much(app: Celery) -> None:
     use(app)
     # Many results, larger than what TLS holds in one record, so that reads end in the middle.
     called: list[int] = []
@@ -79,7 +75,6 @@ def test_tls(make: Callable[..., Celery], results: RedisServer, tmp_path: Path) 
     wait_until(lambda: called == [100_000] * 50, "all callbacks")
     app.backend.result_consumer.stop()
     app.backend.client.connection_pool.disconnect()
-    proxy.end()
 
 
 @pytest.fixture

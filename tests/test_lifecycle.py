@@ -20,8 +20,8 @@ from celery import Celery, uuid
 
 from celery_green_drain import DrainerStopped
 
-from .conftest import Gunicorn, storing
-from .green import DRAINER, GREEN, MODE, crowd, drain_loops, in_gunicorn, size, spawn, wait_until
+from .conftest import Gunicorn, in_gunicorn, storing
+from .green import DRAINER, GREEN, MODE, crowd, drain_loops, size, spawn, wait_until
 from .proxy import proxied
 from .rabbitmq import RabbitServer
 from .servers import UNMEASURED, Process, RedisServer, Worker, free_port

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .conftest import Gunicorn
-from .green import DRAINER, MODE, in_gunicorn, wait_until
+from .conftest import Gunicorn, in_gunicorn
+from .green import DRAINER, MODE, wait_until
 from .rabbitmq import RabbitServer
 from .servers import UNMEASURED, RedisServer
 
