@@ -93,18 +93,8 @@ class Line:
 
     def connect(self, **conf: Any) -> tuple[Celery, Callable[..., str]]:
         """Make an app that waits over this line, and a function that stores results for it."""
-        app, worker = self.make(**self.conf, **conf), self.make(**self.beside)
-
-        def store(value: Any = 42, state: str = "SUCCESS", task_id: str | None = None) -> str:
-            task_id = task_id or uuid()
-            request = Context(reply_to=getattr(app.backend, "oid", None), correlation_id=task_id)
-            worker.backend.store_result(task_id, value, state, request=request)
-            return task_id
-
-        if hasattr(app.backend, "oid"):
-            with app.producer_or_acquire() as producer:
-                app.backend.on_task_call(producer, "")  # as if a task had been sent
-        return app, store
+        app = self.make(**self.conf, **conf)
+        return app, storing(app, by=self.make(**self.beside))
 
 
 @pytest.fixture(params=["redis", "rpc"])
@@ -264,11 +254,12 @@ def app(request: pytest.FixtureRequest, connect: Callable[..., Celery]) -> Celer
 
 @pytest.fixture
 def store(app: Celery) -> Callable[..., str]:
+    """Store a result, as a worker does; return its task id."""
     return storing(app)
 
 
-def storing(app: Celery) -> Callable[..., str]:
-    """Return a function that stores a result, as a worker does, and returns its task id."""
+def storing(app: Celery, by: Celery | None = None) -> Callable[..., str]:
+    """Return that function for the results of *app*, which *by* stores, or *app* itself."""
 
     def store(value: Any = 42, state: str = "SUCCESS", task_id: str | None = None) -> str:
         task_id = task_id or uuid()
@@ -277,7 +268,7 @@ def storing(app: Celery) -> Callable[..., str]:
             # The worker's task was sent, and the queue for its result made.
             with app.producer_or_acquire() as producer:
                 app.backend.on_task_call(producer, task_id)
-        app.backend.store_result(task_id, value, state, request=request)
+        (by or app).backend.store_result(task_id, value, state, request=request)
         return task_id
 
     return store

@@ -71,6 +71,7 @@ def native(request: pytest.FixtureRequest) -> Callable[[Callable[[], Any]], Call
 def test_many_wait_beside_the_hub(
     app: Celery, store: Callable[..., str], native: Callable[..., Callable[[], Any]]
 ) -> None:
+    loops = drain_loops()
     assert app.AsyncResult(store(0)).get(timeout=20) == 0
     ids = [uuid() for _ in range(COUNT)]
     waiting = [native(lambda i=i: app.AsyncResult(ids[i]).get(timeout=60)) for i in range(COUNT)]
@@ -80,7 +81,7 @@ def test_many_wait_beside_the_hub(
         store(i, task_id=task_id)
     assert [get() for get in waiting] == list(range(COUNT))
     assert statistics().connects == 1
-    assert drain_loops() == 1
+    assert drain_loops() <= loops + 1
 
 
 def test_callbacks_run_where_the_greenlets_are(
