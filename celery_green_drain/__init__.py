@@ -15,6 +15,7 @@ from .errors import (
     DrainerWarning,
     GreenDrainError,
     ResultEvicted,
+    ResultNeverCame,
     TaskContextError,
 )
 
@@ -36,6 +37,7 @@ __all__ = (
     "GeventDrainer",
     "GreenDrainError",
     "ResultEvicted",
+    "ResultNeverCame",
     "State",
     "TaskContextError",
     "ThreadDrainer",

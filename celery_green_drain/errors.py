@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from celery.exceptions import TimeoutError
+
 __all__ = (
     "DrainerStopped",
     "DrainerWarning",
     "GreenDrainError",
     "ResultEvicted",
+    "ResultNeverCame",
     "TaskContextError",
 )
 
@@ -26,6 +29,13 @@ class ResultEvicted(GreenDrainError):
     """Raised where a result is asked for that has come over a message queue and was not kept.
 
     At most ``result_drainer_buffer`` results are kept that nobody has asked for.
+    """
+
+
+class ResultNeverCame(GreenDrainError, TimeoutError):  # type: ignore[misc]
+    """Given to ``on_error`` where no result has come within ``result_expires`` of ``then()``.
+
+    Also a :exc:`celery.exceptions.TimeoutError`.
     """
 
 

@@ -7,7 +7,7 @@ Only the drain loop touches the table. Everybody else asks for a change through
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Optional, Protocol
 
@@ -142,6 +142,8 @@ class PendingTable:
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
+        #: Since when each that is to call back is listed, the longest first.
+        self._since: OrderedDict[PendingResult, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -164,7 +166,30 @@ class PendingTable:
             wait.put(pending, entry.latest)
         entry.pending[pending] = None
         pending.listed = True
+        if wait is None:
+            self._renew(pending)
         return new
+
+    def _renew(self, pending: PendingResult) -> None:
+        self._since[pending] = time.monotonic()
+        self._since.move_to_end(pending)
+
+    def _unlist(self, pending: PendingResult) -> None:
+        pending.listed = False
+        self._since.pop(pending, None)
+
+    def overdue(self, age: float) -> Iterator[PendingResult]:
+        """Yield those that were to call back *age* seconds ago, and that nobody waits for."""
+        latest = time.monotonic() - age
+        while self._since:
+            pending, since = next(iter(self._since.items()))
+            if since > latest:
+                return
+            if pending.waits:
+                self._renew(pending)  # it is still expected
+            else:
+                del self._since[pending]
+                yield pending
 
     def discard(self, pending: PendingResult) -> bool:
         """Unlist *pending*, unless it is wanted again; return whether that leaves its id free."""
@@ -172,7 +197,7 @@ class PendingTable:
         if entry is None or not pending.listed or (pending.wanted and not pending.ready):
             return False
         entry.pending.pop(pending, None)
-        pending.listed = False
+        self._unlist(pending)
         if entry.pending:
             return False
         del self._entries[pending.task_id]
@@ -192,7 +217,7 @@ class PendingTable:
             del self._entries[task_id]
             shared = entry.notify(meta) or len(entry.pending) > 1
             for pending in entry.pending:
-                pending.listed = False
+                self._unlist(pending)
                 # A copy for each reader: reading a result rebuilds its children in place.
                 pending.resolve(dict(meta) if shared else meta)
             return True
@@ -214,7 +239,7 @@ class PendingTable:
         for task_id in list(task_ids):
             entry = self._entries.pop(task_id, None)
             for pending in entry.pending if entry else ():
-                pending.listed = False
+                self._unlist(pending)
                 pending.fail(error)
 
     def interrupt(self, error: Exception) -> None:

@@ -24,6 +24,7 @@ from vine import barrier, promise
 from vine.abstract import Thenable
 
 from .django import close_old_connections
+from .errors import ResultNeverCame
 from .results import known, leaves, make_known
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Callback:
                 if error is not None and getattr(self.target, "on_error", None):
                     # Those that are chained to it are told as well.
                     self.target.throw(error, propagate=False)
-                else:
+                elif not isinstance(error, ResultNeverCame):
                     self.target(*args)
             finally:
                 # As Celery does after a task: a callback is no request, so Django does not do it.

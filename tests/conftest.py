@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +17,16 @@ from celery import Celery, uuid
 from celery.app.task import Context
 from celery.contrib.testing.worker import start_worker
 
+from . import tls_proxy
 from .green import DRAINER, MODE, wait_until
+from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
-from .servers import RedisServer, Worker
+from .servers import Process, RedisServer, Worker, free_port
 from .stores import configure_django
 from .tasks import make_app
+
+#: For what runs in a gunicorn, whatever has patched this process.
+in_gunicorn = pytest.mark.skipif(MODE != "gevent", reason="gunicorn is a process of its own")
 
 #: Where results come from; and over which broker, where they are messages.
 KINDS = ("redis", "rpc, rabbitmq", "rpc, redis", "rpc, memory")
@@ -79,6 +89,92 @@ def django() -> Iterator[Path]:
     folder = configure_django()
     yield folder
     shutil.rmtree(folder)
+
+
+@dataclass
+class Line:
+    """A way to the results, with a proxy on it. What is stored does not pass that."""
+
+    proxy: Proxy
+    make: Callable[..., Celery]
+    conf: dict[str, Any]
+    #: The configuration of who stores.
+    beside: dict[str, Any]
+
+    def connect(self, **conf: Any) -> tuple[Celery, Callable[..., str]]:
+        """Make an app that waits over this line, and a function that stores results for it."""
+        app = self.make(**self.conf, **conf)
+        return app, storing(app, by=self.make(**self.beside))
+
+
+@pytest.fixture(params=["redis", "rpc"])
+def line(request: pytest.FixtureRequest, make: Callable[..., Celery]) -> Iterator[Line]:
+    """A line to Redis, and one to RabbitMQ."""
+    conf: dict[str, Any]
+    if request.param == "redis":
+        server: Any = request.getfixturevalue("results")
+    else:
+        server = request.getfixturevalue("rabbit")
+    with proxied(server.port) as proxy:
+        if request.param == "redis":
+            through = server.url("web").replace(f":{server.port}/", f":{proxy.port}/")
+            conf, beside = {"results": through}, {}
+        else:
+            beside = {"broker": server.url(), "results": "rpc://"}
+            conf = {**beside, "broker_read_url": server.url(proxy.port)}
+        yield Line(proxy, make, conf, beside)
+        proxy.pass_on()
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Callable[[int], AbstractContextManager[tuple[int, Path]]]:
+    """Have a server speak TLS: the port for that, and the file of its authority."""
+
+    return lambda target: tls_proxy.tls(target, tmp_path)
+
+
+class Gunicorn:
+    """A gunicorn of gevent workers with the tests' site."""
+
+    def __init__(self, urls: list[str], workers: int, *options: str) -> None:
+        self.port = free_port()
+        self.process = Process(
+            *(sys.executable, "-m", "gunicorn", "--worker-class", "gevent"),
+            *("--workers", str(workers), "--bind", f"127.0.0.1:{self.port}", *options),
+            "tests.site:application",
+            measured=MODE == "gevent",
+            SITE_BROKER=urls[0],
+            SITE_RESULTS=urls[1],
+        )
+        wait_until(self._answers, "gunicorn", timeout=60)
+
+    def fetch(self, path: str) -> Any:
+        """Ask for *path*; return the answer."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as response:
+            return json.load(response)
+
+    def _answers(self) -> bool:
+        assert self.process.popen.poll() is None, self.process.output()
+        try:
+            return bool(self.fetch("/?x=1"))
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def gunicorn() -> Iterator[Callable[..., Gunicorn]]:
+    """Start a gunicorn; see that it ends without complaint."""
+    started: list[Gunicorn] = []
+
+    def start(urls: list[str], workers: int = 4, options: Iterable[str] = ()) -> Gunicorn:
+        started.append(Gunicorn(urls, workers, *options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.end()
+        for complaint in ("Traceback", "Exception ignored", "Warning"):
+            assert complaint not in one.process.output()
 
 
 @pytest.fixture
@@ -156,6 +252,11 @@ def app(request: pytest.FixtureRequest, connect: Callable[..., Celery]) -> Celer
 @pytest.fixture
 def store(app: Celery) -> Callable[..., str]:
     """Store a result, as a worker does; return its task id."""
+    return storing(app)
+
+
+def storing(app: Celery, by: Celery | None = None) -> Callable[..., str]:
+    """Return that function for the results of *app*, which *by* stores, or *app* itself."""
 
     def store(value: Any = 42, state: str = "SUCCESS", task_id: str | None = None) -> str:
         task_id = task_id or uuid()
@@ -164,7 +265,7 @@ def store(app: Celery) -> Callable[..., str]:
             # The worker's task was sent, and the queue for its result made.
             with app.producer_or_acquire() as producer:
                 app.backend.on_task_call(producer, task_id)
-        app.backend.store_result(task_id, value, state, request=request)
+        (by or app).backend.store_result(task_id, value, state, request=request)
         return task_id
 
     return store

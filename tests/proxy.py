@@ -93,12 +93,14 @@ class _Server:
         # Who came while all was swallowed stays so, though later ones may pass.
         dead = self.mode == "swallow"
         for source, target in ((reader, there[1]), (there[0], writer)):
-            task = asyncio.ensure_future(self._pump(source, target, dead))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            travelling: asyncio.Queue[tuple[float, bytes | None]] = asyncio.Queue()
+            for pump in (self._take(source, travelling, dead), self._give(travelling, target)):
+                task = asyncio.ensure_future(pump)
+                self.tasks.add(task)
+                task.add_done_callback(self.tasks.discard)
 
-    async def _pump(
-        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, dead: bool
+    async def _take(
+        self, source: asyncio.StreamReader, travelling: asyncio.Queue[Any], dead: bool
     ) -> None:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OSError):
@@ -108,11 +110,22 @@ class _Server:
                     continue
                 step = 1 if self.mode == "trickle" else len(data)
                 for start in range(0, len(data), step):
-                    loop.call_later(self.delay, target.write, data[start : start + step])
+                    travelling.put_nowait((loop.time() + self.delay, data[start : start + step]))
                     if step == 1:
                         await asyncio.sleep(0.0005)
         if not dead and self.mode != "swallow":
-            loop.call_later(self.delay, target.close)
+            travelling.put_nowait((loop.time() + self.delay, None))
+
+    async def _give(self, travelling: asyncio.Queue[Any], target: asyncio.StreamWriter) -> None:
+        # One after the other, so that nothing overtakes what was sent while the delay was longer.
+        loop = asyncio.get_running_loop()
+        while True:
+            arrival, data = await travelling.get()
+            await asyncio.sleep(max(0.0, arrival - loop.time()))
+            if data is None:
+                target.close()
+                return
+            target.write(data)
 
     def _reset(self, writer: asyncio.StreamWriter) -> None:
         sock = writer.get_extra_info("socket")

@@ -92,12 +92,16 @@ class RabbitServer:
 
     def queues(self) -> set[str]:
         """The names of all queues. To ask so is not to use them, so they may expire."""
+        return set(self.control("list_queues", "name", "--no-table-headers").split())
+
+    def control(self, *command: str) -> str:
+        """Call rabbitmqctl; return what it says."""
         script = Path(rabbitmq_executable()).with_name("rabbitmqctl")
-        command = (str(script), "--silent", "list_queues", "name", "--no-table-headers")
+        command = (str(script), "--silent", *command)
         control = Process(*command, cwd=self.folder.name, **self.environment)
         control.popen.wait()
         assert control.popen.returncode == 0, control.output()
-        return set(control.output().split())
+        return control.output()
 
     def consumers(self, queue: str) -> int:
         """How many consumers a queue has."""

@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from .green import wait_until
+from .green import MODE, wait_until
+from .launch import MODES
+
+
+def _ports() -> Iterator[int]:
+    # Below those that the kernel gives to clients, and for each mode others, as the modes may be
+    # tested at once: nobody else takes one before its server does.
+    first = 12_000 + 6_000 * MODES.index(MODE)
+    start = random.randrange(6_000)
+    for number in itertools.count(start):
+        yield first + number % 6_000
+
+
+_next_ports = _ports()
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port of the loopback device that nobody listens on."""
+    while True:
+        port = next(_next_ports)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def redis_executable() -> str:
@@ -142,6 +162,7 @@ class Worker:
         persistent: bool = False,
         pool: str = "threads",
         queue: str = "celery",
+        drainer: str = "",
         **environment: str,
     ) -> None:
         self.process = Process(
@@ -153,6 +174,7 @@ class Worker:
             TESTS_RESULTS=results,
             TESTS_MODE=pool if pool in ("gevent", "eventlet") else "unpatched",
             TESTS_PERSISTENT="yes" if persistent else "",
+            TESTS_DRAINER=drainer,
             **environment,
         )
         wait_until(self._ready, "the Celery worker", timeout=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs
@@ -14,26 +15,41 @@ from .tasks import make_app
 app = make_app(
     os.environ["SITE_BROKER"],
     os.environ["SITE_RESULTS"],
-    result_drainer="gevent",
+    result_drainer=os.environ.get("SITE_DRAINER", "gevent"),
 )
 
 
-def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Add 1 to ``x``, in a task, and answer with what ``get()`` and ``then()`` say of it."""
-    from gevent.event import AsyncResult
+def use() -> None:
+    """Get a result, before a fork: kombu shares its pool of connections with the children."""
+    with app.connection_for_write() as connection:
+        result = app.tasks["add"].apply_async((1, 2), connection=connection)
+        assert result.get(timeout=30) == 3
 
-    x = int(parse_qs(environ["QUERY_STRING"])["x"][0])
-    result = app.tasks["add"].delay(x, 1)
-    called = AsyncResult()
-    result.then(lambda result: called.set(result.get()))
+
+def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Add 1 to ``x``, in a task, and answer with what ``get()`` and ``then()`` say of it.
+
+    The task takes ``nap`` seconds. ``/state`` adds nothing.
+    """
     statistics = app.backend.result_consumer.statistics
-    answer = {
-        "value": result.get(timeout=30),
-        "called": called.get(timeout=30),
-        "pid": os.getpid(),
-        "loops": drain_loops(green=True),
-        "drainer": statistics().drainer,
-        "queue": getattr(app.backend, "oid", None),
-    }
+    answer: dict[str, Any] = {"pid": os.getpid()}
+    if environ["PATH_INFO"] != "/state":
+        query = parse_qs(environ["QUERY_STRING"])
+        x, nap = int(query["x"][0]), float(query.get("nap", ["0"])[0])
+        task = app.tasks["nap"].s(nap, x + 1) if nap else app.tasks["add"].s(x, 1)
+        result = task.delay()
+        called: list[int] = []
+        over = threading.Event()
+        result.then(lambda result: (called.append(result.get()), over.set()))
+        answer.update(value=result.get(timeout=30))
+        assert over.wait(30)
+        answer.update(called=called[0])
+    answer.update(
+        loops=drain_loops(green=True),
+        drainer=statistics().drainer,
+        pending=statistics().pending,
+        connects=statistics().connects,
+        queue=getattr(app.backend, "oid", None),
+    )
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(answer).encode()]

@@ -104,6 +104,11 @@ def leaving(self: Any) -> None:
     time.sleep(0.1)
 
 
+def ask(self: Any, x: int) -> Any:
+    """Wait for another task, for which there has to be another worker process."""
+    return self.app.tasks["add"].delay(x, 1).get(timeout=30, disable_sync_subtasks=False)
+
+
 def ignored() -> int:
     return 1
 
@@ -120,7 +125,7 @@ def make_app(broker: str, results: str, **conf: Any) -> Celery:
     )
     for function in (add, total, fail, fail_picky, nap):
         app.task(name=function.__name__)(function)
-    for function in (progress, spread, watching, branching, leaving):
+    for function in (ask, progress, spread, watching, branching, leaving):
         app.task(name=function.__name__, bind=True)(function)
     app.task(name="ignored", ignore_result=True)(ignored)
     app.finalize()
@@ -136,7 +141,7 @@ if "TESTS_BROKER" in os.environ:
         task_track_started=not persistent,
         result_backend_always_retry=True,
         result_persistent=persistent,
-        result_drainer=os.environ.get("TESTS_DRAINER"),
+        result_drainer=os.environ.get("TESTS_DRAINER") or None,
         task_default_queue=os.environ.get("TESTS_QUEUE", "celery"),
         broker_transport_options={"confirm_publish": persistent},
     )

@@ -17,7 +17,7 @@ from celery import Celery, chain, group, uuid
 from celery.result import GroupResult, ResultSet
 from vine import barrier, promise
 
-from .green import crowd, size, wait_until
+from .green import GREEN, MODE, crowd, size, wait_until
 from .servers import RedisServer
 
 pytestmark = pytest.mark.kinds("redis", "rpc, rabbitmq")
@@ -442,3 +442,100 @@ def test_the_callbacks_of_a_slow_reader_wait_for_nobody(
         app.AsyncResult(store()).then(sleepy)
     wait_until(lambda: len(calls) == count, "all callbacks", timeout=60)
     assert time.monotonic() - begun < 0.5 * count / 4
+
+
+# -- what else they may do
+
+
+def test_one_may_start_the_next_again_and_again(app: Celery, store: Callable[..., str]) -> None:
+    """A thousand deep: each begins anew, so no stack grows."""
+    depth = 1000
+    ids = [store(i) for i in range(10)]
+    over = threading.Event()
+
+    def again(result: Any, left: int = depth) -> None:
+        if left:
+            app.AsyncResult(ids[left % 10]).then(lambda result: again(result, left - 1))
+        else:
+            over.set()
+
+    app.AsyncResult(ids[0]).then(again)
+    assert over.wait(60)
+
+
+def test_one_that_recurses_without_end(
+    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def recurse(result: Any) -> None:
+        recurse(result)
+
+    app.AsyncResult(store(1)).then(recurse)
+    wait_until(lambda: "RecursionError" in caplog.text, "the log line")
+    assert app.AsyncResult(store(1)).get(timeout=20) == 1
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+def test_one_that_kills_its_own_greenlet(app: Celery, store: Callable[..., str]) -> None:
+    import greenlet
+
+    calls: list[object] = []
+
+    def end(result: Any) -> None:
+        calls.append(result)
+        raise greenlet.GreenletExit
+
+    def end_itself(result: Any) -> None:
+        calls.append(result)
+        if MODE == "gevent":
+            import gevent
+
+            gevent.getcurrent().kill()
+        else:
+            import eventlet
+
+            eventlet.kill(eventlet.getcurrent())
+
+    result = app.AsyncResult(store(1))
+    result.then(end)
+    result.then(end_itself)
+    result.then(calls.append)
+    wait_until(lambda: calls == [result] * 3, "all three")
+    assert app.AsyncResult(store(2)).get(timeout=20) == 2
+    assert app.backend.result_consumer.statistics().connects == 1
+
+
+@stored
+def test_one_that_forks(app: Celery, store: Callable[..., str], results: RedisServer) -> None:
+    """The child ends there; the parent's connections are as they were."""
+    import os
+
+    ended: list[int] = []
+
+    def fork(result: Any) -> None:
+        child = os.fork()
+        if child == 0:
+            fresh = app.backend.result_consumer.statistics()
+            os._exit(0 if (fresh.drainer, fresh.pending) == (None, 0) else 1)
+        ended.append(os.waitpid(child, 0)[1])
+
+    later = app.AsyncResult(uuid())
+    calls: list[object] = []
+    later.then(calls.append)
+    app.AsyncResult(store(1)).then(fork)
+    wait_until(lambda: ended, "the child's end")
+    assert ended == [0]
+    store(2, task_id=later.id)
+    wait_until(lambda: calls == [later], "the other callback")
+    assert app.backend.result_consumer.statistics().connects == 1
+
+
+def test_a_thousand_that_never_end(app: Celery, store: Callable[..., str]) -> None:
+    count = size(1000, 200)
+    go_on = threading.Event()
+    begun: list[int] = []
+    task_id = store(1)
+    for i in range(count):
+        app.AsyncResult(task_id).then(lambda _, i=i: (begun.append(i), go_on.wait(60)))
+    wait_until(lambda: len(begun) == count, "all of them to begin")
+    assert app.AsyncResult(store(2)).get(timeout=20) == 2
+    go_on.set()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,6 @@ from celery import Celery, uuid
 
 from .green import crowd, wait_until
 from .servers import Process, RedisServer, free_port, redis_executable
-from .tls_proxy import tls
 
 
 def use(app: Celery) -> None:
@@ -52,73 +53,102 @@ def test_resp3(make: Callable[..., Celery], results: RedisServer) -> None:
     use(make(results=results.url("web") + "&protocol=3"))
 
 
-def test_tls(make: Callable[..., Celery], results: RedisServer, tmp_path: Path) -> None:
-    with tls(results.port, tmp_path) as (port, authority):
+def test_tls(
+    make: Callable[..., Celery],
+    results: RedisServer,
+    tls: Callable[[int], AbstractContextManager[tuple[int, Path]]],
+) -> None:
+    with tls(results.port) as (port, authority):
         options = f"client_name=web&ssl_cert_reqs=required&ssl_ca_certs={authority}"
-        app = make(results=f"rediss://localhost:{port}/0?{options}")
-        use(app)
-        # Many results, larger than what TLS holds in one record, so that reads end in the middle.
-        called: list[int] = []
-        ids = [uuid() for _ in range(50)]
-        for task_id in ids:
-            app.AsyncResult(task_id).then(lambda result: called.append(len(result.get())))
-        for task_id in ids:
-            app.backend.store_result(task_id, "x" * 100_000, "SUCCESS")
-        wait_until(lambda: called == [100_000] * 50, "all callbacks")
-        app.backend.result_consumer.stop()
-        app.backend.client.connection_pool.disconnect()
+        use_much(make(results=f"rediss://localhost:{port}/0?{options}"))
+
+
+def use_much(app: Celery) -> None:
+    use(app)
+    # Many results, larger than what TLS holds in one record, so that reads end in the middle.
+    called: list[int] = []
+    ids = [uuid() for _ in range(50)]
+    for task_id in ids:
+        app.AsyncResult(task_id).then(lambda result: called.append(len(result.get())))
+    for task_id in ids:
+        app.backend.store_result(task_id, "x" * 100_000, "SUCCESS")
+    wait_until(lambda: called == [100_000] * 50, "all callbacks")
+    app.backend.result_consumer.stop()
+    app.backend.client.connection_pool.disconnect()
 
 
 @pytest.fixture
-def sentinel(tmp_path: Path) -> Iterator[tuple[int, RedisServer, RedisServer]]:
-    """A sentinel, the master it watches, and a replica of that."""
-    master = RedisServer()
+def sentinels(tmp_path: Path) -> Iterator[tuple[list[int], RedisServer, RedisServer]]:
+    """Three sentinels, the master they watch, and a replica of that."""
+    master = RedisServer("--repl-diskless-sync-delay", "0")
     replica = RedisServer("--replicaof", "127.0.0.1", str(master.port))
-    port = free_port()
-    config = tmp_path / "sentinel.conf"
-    config.write_text(
-        f"port {port}\n"
-        f"dir {tmp_path}\n"
-        f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
-        "sentinel down-after-milliseconds main 1000\n"
-        "sentinel failover-timeout main 3000\n"
-    )
-    process = Process(redis_executable(), str(config), "--sentinel")
-    probe = redis.Redis(port=port, decode_responses=True)
+    ports = [free_port() for _ in range(3)]
+    processes = []
+    for port in ports:
+        folder = tmp_path / str(port)
+        folder.mkdir()
+        (folder / "sentinel.conf").write_text(
+            f"port {port}\n"
+            f"dir {folder}\n"
+            f"sentinel monitor main 127.0.0.1 {master.port} 2\n"
+            "sentinel down-after-milliseconds main 1000\n"
+            "sentinel failover-timeout main 3000\n"
+        )
+        processes.append(Process(redis_executable(), str(folder / "sentinel.conf"), "--sentinel"))
+    probes = [redis.Redis(port=port, decode_responses=True) for port in ports]
 
-    def knows() -> bool:
+    def know() -> bool:
         try:
-            return bool(probe.sentinel_slaves("main"))
+            return all(
+                probe.sentinel_slaves("main") and len(probe.sentinel_sentinels("main")) == 2
+                for probe in probes
+            )
         except redis.RedisError:
             return False
 
-    wait_until(knows, "the sentinel to know the replica", timeout=60)
-    yield port, master, replica
-    probe.close()
-    process.end()
+    wait_until(know, "the sentinels to know each other and the replica", timeout=60)
+    yield ports, master, replica
+    for probe in probes:
+        probe.close()
+    for process in processes:
+        process.end()
     replica.end()
     master.end()
 
 
 def test_sentinel(
-    make: Callable[..., Celery], sentinel: tuple[int, RedisServer, RedisServer]
+    make: Callable[..., Celery], sentinels: tuple[list[int], RedisServer, RedisServer]
 ) -> None:
-    """The master dies, and the drainer follows to the next one."""
-    port, master, replica = sentinel
+    """The master falls silent, comes back as a replica, and is master again when the next dies."""
+    ports, first, second = sentinels
     app = make(
-        results=f"sentinel://127.0.0.1:{port}/0",
+        results=";".join(f"sentinel://127.0.0.1:{port}/0" for port in ports),
         result_backend_transport_options={"master_name": "main"},
         result_backend_always_retry=True,  # for storing, which is the worker's part
+        result_drainer_heartbeat=1,
+        result_drainer_retry_max=0.5,
+        redis_socket_timeout=1,
     )
     use(app)
-    pending = [uuid() for _ in range(10)]
-    called: list[str] = []
-    for task_id in pending:
-        app.AsyncResult(task_id).then(lambda result: called.append(result.id))
-    wait_until(lambda: master.subscriptions("") == 10, "the subscriptions")
-    master.kill()
-    wait_until(lambda: replica.probe.info()["role"] == "master", "the failover", timeout=60)
-    wait_until(lambda: replica.subscriptions("") == 10, "the drainer's arrival", timeout=60)
-    for task_id in pending:
-        app.backend.store_result(task_id, 1, "SUCCESS")
-    wait_until(lambda: sorted(called) == sorted(pending), "all callbacks")
+    for old, new, fail in ((first, second, signal.SIGSTOP), (second, first, signal.SIGKILL)):
+        pending = [uuid() for _ in range(10)]
+        called: list[str] = []
+        for task_id in pending:
+            app.AsyncResult(task_id).then(lambda result: called.append(result.id))  # noqa: B023
+        wait_until(lambda: old.subscriptions("") == 10, "the subscriptions")  # noqa: B023
+        old.process.send(fail)
+        try:
+            role = new.probe.info
+            wait_until(lambda: role()["role"] == "master", "the failover", timeout=60)  # noqa: B023
+            wait_until(lambda: new.subscriptions("") == 10, "the arrival", timeout=60)  # noqa: B023
+        finally:
+            if fail == signal.SIGSTOP:
+                old.process.send(signal.SIGCONT)
+        if fail == signal.SIGSTOP:
+            role = old.probe.info
+            wait_until(lambda: role()["role"] == "slave", "the old one's demotion", timeout=60)  # noqa: B023
+            wait_until(lambda: role()["master_link_status"] == "up", "its copy", timeout=60)  # noqa: B023
+        for task_id in pending:
+            app.backend.store_result(task_id, 1, "SUCCESS")
+        wait_until(lambda: sorted(called) == sorted(pending), "all callbacks")  # noqa: B023
+    app.backend.result_consumer.stop()

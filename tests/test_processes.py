@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
+from .conftest import Gunicorn, in_gunicorn
 from .green import DRAINER, MODE, wait_until
 from .rabbitmq import RabbitServer
-from .servers import UNMEASURED, Process, RedisServer, free_port
+from .servers import UNMEASURED, RedisServer
 
 
 def test_fork(broker: RedisServer, results: RedisServer) -> None:
@@ -115,50 +113,30 @@ SITES = {
 
 @pytest.fixture(params=SITES)
 def site(
-    request: pytest.FixtureRequest, left: set[str], broker: RedisServer, results: RedisServer
-) -> Iterator[str]:
-    """The address of a gunicorn with four gevent workers."""
+    request: pytest.FixtureRequest,
+    left: set[str],
+    broker: RedisServer,
+    results: RedisServer,
+    gunicorn: Callable[..., Gunicorn],
+) -> Iterator[Gunicorn]:
+    """A gunicorn with four gevent workers."""
     kind, options = SITES[request.param]
     request.getfixturevalue("worker" if kind == "redis" else "rabbit_worker")
-    urls = broker.url(), results.url("site")
+    urls = [broker.url(), results.url("site")]
     if kind == "rpc":
-        urls = request.getfixturevalue("rabbit").url(), "rpc://"
-    port = free_port()
-    process = Process(
-        *(sys.executable, "-m", "gunicorn", "--worker-class", "gevent", "--workers", "4"),
-        *("--bind", f"127.0.0.1:{port}", *options, "tests.site:application"),
-        measured=MODE == "gevent",
-        SITE_BROKER=urls[0],
-        SITE_RESULTS=urls[1],
-    )
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        assert process.popen.poll() is None, process.output()
-        try:
-            return bool(fetch(f"{url}/?x=1"))
-        except OSError:
-            return False
-
-    wait_until(answers, "gunicorn", timeout=60)
-    yield url
-    process.end()
+        urls = [request.getfixturevalue("rabbit").url(), "rpc://"]
+    one = gunicorn(urls, options=options)
+    yield one
+    one.process.end()
     for queue in left:
         assert request.getfixturevalue("rabbit").messages(queue) is None
-    assert "Traceback" not in process.output()
-    assert "Exception ignored" not in process.output()
-    assert "Warning" not in process.output()
     wait_until(lambda: not results.clients(name="site"), "the end of all its connections")
 
 
-def fetch(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=60) as response:
-        return json.load(response)
-
-
-def test_gunicorn(site: str, results: RedisServer, left: set[str]) -> None:
+@in_gunicorn
+def test_gunicorn(site: Gunicorn, results: RedisServer, left: set[str]) -> None:
     with ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(lambda x: fetch(f"{site}/?x={x}"), range(600)))
+        answers = list(pool.map(lambda x: site.fetch(f"/?x={x}"), range(600)))
     assert [answer["value"] for answer in answers] == [x + 1 for x in range(600)]
     assert all(answer["called"] == answer["value"] for answer in answers)
     processes = {answer["pid"] for answer in answers}

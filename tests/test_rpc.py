@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from .green import GREEN, crowd, drain_loops, kill, size, spawn, wait_until
 from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
 from .servers import Worker
-from .tls_proxy import tls
 
 pytestmark = pytest.mark.kinds("rpc, rabbitmq")
 
@@ -474,19 +474,23 @@ def test_a_broker_that_is_not_there_yet(
     wait_until(lambda: outcome == [3], "the result")
 
 
-def test_a_cut_connection(
-    through: Callable[..., tuple[Celery, Proxy]], caplog: pytest.LogCaptureFixture
+def test_tls(
+    make: Callable[..., Celery],
+    rabbit: RabbitServer,
+    rabbit_worker: Worker,
+    tls: Callable[[int], AbstractContextManager[tuple[int, Path]]],
 ) -> None:
-    """Cut, not closed: nobody is told. It is noticed within two heartbeats."""
-    app, proxy = through(result_drainer_heartbeat=2)
-    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
-    proxy.swallow()
-    cut = time.monotonic()
-    outcomes = [spawn_get(app.tasks["add"].delay(i, 1)) for i in range(50)]
-    wait_until(lambda: "Lost the connection" in caplog.text, "the notice", timeout=20)
-    assert time.monotonic() - cut < 4 + 1
-    proxy.pass_on()
-    wait_until(lambda: outcomes == [[i + 1] for i in range(50)], "all results", timeout=30)
+    with tls(rabbit.port) as (port, authority):
+        app = make(
+            broker=f"amqps://guest:guest@localhost:{port}//",
+            results="rpc://",
+            broker_use_ssl={"ca_certs": str(authority), "cert_reqs": ssl.CERT_REQUIRED},
+        )
+        large = "x" * 100_000  # more than TLS holds in one record
+        sent = [app.tasks["nap"].delay(0, large) for _ in range(50)]
+        assert all(result.get(timeout=60) == large for result in sent)
+        assert consumer(app).statistics().connects == 1
+        consumer(app).stop()
 
 
 def test_what_has_come_is_there_while_the_broker_is_not(
@@ -553,8 +557,8 @@ def test_a_prefork_worker_that_shares_the_configuration(
     """Its children end often, and leave no queues behind."""
     before = rabbit.queues()
     app = make(broker=rabbit.url(), results="rpc://", task_default_queue="shared")
-    environment = {"TESTS_DRAINER": "thread", "TESTS_QUEUE": "shared"}
-    worker = Worker(rabbit.url(), "rpc://", pool="prefork", queue="shared", **environment)
+    options = {"queue": "shared", "TESTS_QUEUE": "shared", "drainer": "thread"}
+    worker = Worker(rabbit.url(), "rpc://", pool="prefork", **options)
     add = app.tasks["add"].s
     assert [chain(add(i, 1), add(2))().get(timeout=30) for i in range(10)] == list(range(3, 13))
     new = {name for name in rabbit.queues() - before if "@" not in name}  # those are the workers'
@@ -605,8 +609,12 @@ def test_a_trickle_blocks_nobody(through: Callable[..., tuple[Celery, Proxy]]) -
     assert time.process_time() - busy < 0.7 * (time.monotonic() - began)  # it does not spin
 
 
-def test_tls(make: Callable[..., Celery], rabbit: RabbitServer, tmp_path: Path) -> None:
-    with tls(rabbit.port, tmp_path) as (port, authority):
+def test_tls_holds_nothing_back(
+    make: Callable[..., Celery],
+    rabbit: RabbitServer,
+    tls: Callable[[int], AbstractContextManager[tuple[int, Path]]],
+) -> None:
+    with tls(rabbit.port) as (port, authority):
         app = make(
             broker=f"amqps://guest:guest@localhost:{port}//",
             results="rpc://",

@@ -19,8 +19,9 @@ logger = logging.getLogger(__name__)
 #: Bytes of results that are kept although somebody has got them, for who asks once more.
 READ_SIZE = 16 * 1024 * 1024
 
-#: How many evicted results are remembered, in sizes of the buffer.
-MEMORY = 10
+#: How many evicted results are remembered, in sizes of the buffer. With those that are kept that
+#: makes 100,000, unless the buffer has another size.
+MEMORY = 9
 
 #: Seconds between two lines in the log about evictions.
 REPORT = 60.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import drainers
 from ..drainers.base import Drainer
-from ..errors import DrainerStopped
+from ..errors import DrainerStopped, ResultNeverCame
 from ..pending import Meta, PendingTable, Wait
 from ..settings import Settings
 
@@ -206,6 +206,31 @@ class ResultConsumer(ABC):
     def _drop(self, pending: PendingResult) -> None:
         if self.table.discard(pending):
             self.on_unwanted(pending.task_id)
+
+    def expire(self) -> None:
+        """Give up callbacks whose result has not come within ``result_expires``.
+
+        For a loop that is connected: what has come during an outage is to be seen first.
+        """
+        backend = self.backend
+        if backend is None or not backend.expires:
+            return
+        overdue = list(self.table.overdue(backend.expires))
+        for pending in overdue:
+            pending.fail(
+                ResultNeverCame(
+                    f"No result of task {pending.task_id} has come within result_expires, which "
+                    f"is {backend.expires:g} s: the task was not run, or its result got lost."
+                )
+            )
+        if overdue:
+            logger.warning(
+                "The results of %d tasks have not come within result_expires, which is %g s, the "
+                "first one that of task %s. Their callbacks are given up.",
+                len(overdue),
+                backend.expires,
+                overdue[0].task_id,
+            )
 
     def on_wanted(self, task_id: str) -> None:
         """Somebody waits for *task_id* now."""

@@ -132,6 +132,8 @@ class PollingResultConsumer(ResultConsumer):
         if error is not None:
             self._error = error
             self._release()
+        else:
+            self.expire()
         now = time.monotonic()
         self._interval = min(self._interval * SLOWER, self.settings.poll_max)
         self._due = now + self._interval

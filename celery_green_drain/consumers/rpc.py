@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
 from celery.signals import worker_process_shutdown
 from kombu.exceptions import DecodeError, KombuError
 
+from ..drainers.base import Drainer
 from ..pending import Meta, Wait
 from .amqp import AmqpSession
 from .arrived import Arrived, Payload
@@ -41,7 +43,7 @@ SHORTEST = 1
 #: The same where results never expire.
 DAY = 24 * 3600
 
-#: Seconds that the end of the process may be held up by, to delete the queue.
+#: Seconds that the end of the process may be held up by, to delete the queues of all its apps.
 FAREWELL = 2.0
 
 
@@ -209,11 +211,12 @@ class RpcResultConsumer(SessionConsumer):
         else:
             super().on_drainer_end(stopped)
 
-    def leave(self) -> None:
-        """The process ends: delete the queue."""
+    def leave(self) -> Drainer | None:
+        """The process ends: have the queue deleted. Return the drainer that does it."""
         self._leaving = True
         if self._drainer is not None:
-            self._drainer.stop(FAREWELL)
+            self._drainer.ask_to_stop()
+        return self._drainer
 
 
 def _checked(meta: Any) -> Any:
@@ -234,5 +237,7 @@ _consumers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
 @atexit.register
 @worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
 def _leave(**kwargs: Any) -> None:
-    for consumer in list(_consumers):
-        consumer.leave()
+    deadline = time.monotonic() + FAREWELL
+    for drainer in [consumer.leave() for consumer in list(_consumers)]:
+        if drainer is not None:
+            drainer.stop(max(0.0, deadline - time.monotonic()))

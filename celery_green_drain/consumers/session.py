@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ class SessionConsumer(ResultConsumer):
     def _begin(self) -> None:
         super()._begin()
         self._session: Any = None
+        self._opened = 0.0
 
     @property
     def connections(self) -> int:
@@ -64,8 +66,11 @@ class SessionConsumer(ResultConsumer):
             if session is None:
                 self._session = self.open_session()
                 self._connects += 1
+                self._opened = time.monotonic()
             else:
                 session.turn(timeout)
+                if time.monotonic() - self._opened > self.settings.heartbeat:
+                    self.expire()
         except BaseException as exc:
             if isinstance(exc, self.refusals):
                 self.table.fail(self.table, exc)

@@ -31,6 +31,9 @@ STOP_TIMEOUT = 10.0
 #: accepts connections and refuses commands.
 STEADY = 1.0
 
+#: Longest pause, in seconds, where the server refuses us: who begins to wait is to hear of it.
+REFUSED = 1.0
+
 #: Seconds a result consumer may take for one turn where nothing arrives.
 TURN = 1.0
 
@@ -117,6 +120,7 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         self._nap: Signal | None = None
         self._turned = self._broadcast()
         self._failures = 0
+        self._refused = False
         self._lost_at = 0.0
         self._back_at: float | None = None
 
@@ -265,9 +269,20 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
                 str(exc).partition("\n")[0],
                 exc_info=None if expected else exc,
             )
+        pause = self.backoff.pause(self._failures)
+        if isinstance(exc, getattr(self.result_consumer, "refusals", ())):
+            pause = min(pause, REFUSED)
+            if not self._refused:
+                self._refused = True
+                logger.error(
+                    "The server refuses the connection that results come over, which is told to "
+                    "all who wait: %s: %s",
+                    type(exc).__name__,
+                    exc,
+                )
         self._nap = nap = self.signal()
         if not self._stopping:
-            nap.wait(self.backoff.pause(self._failures))
+            nap.wait(pause)
         self._nap = None
 
     def _hold(self) -> None:
@@ -282,6 +297,7 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
                 self._failures,
             )
             self._failures = 0
+            self._refused = False
 
     def _settle(self) -> None:
         """Choose where the loop is to live, before it is spawned."""

@@ -1,0 +1,1 @@
+"""What a process keeps of the results that have passed through it."""
