@@ -25,18 +25,20 @@ from .ledger import PATIENCE, Balance, books, table
 #: Requests that are made at once to each web server.
 CLIENTS = 12
 
+KINDS: dict[str, type[Faults]] = {"redis": RedisFaults, "rpc": RabbitFaults}
+
 #: Web processes of gunicorn.
 WORKERS = 3
 
 
 def main() -> int:
     options = arguments()
+    faults = named(KINDS[options.backend])
+    if unknown := set(options.faults or ()) - faults.keys():
+        sys.exit(f"No fault {', '.join(unknown)}; there are: {', '.join(faults)}.")
     random.seed(options.seed)
     with ExitStack() as stack:
         soak = Soak(stack, options.backend)
-        faults = named(soak.faults)
-        if unknown := set(options.faults or ()) - faults.keys():
-            sys.exit(f"No fault {', '.join(unknown)}; there are: {', '.join(faults)}.")
         done = soak.run(options.minutes * 60, options.faults or list(faults), options.pause)
         print(f"\n{options.backend}, {options.minutes:g} minutes, {sum(done.values())} faults\n")
         for name, count in sorted(done.items()):
@@ -50,7 +52,7 @@ def arguments() -> argparse.Namespace:
         description="Send tasks from several web processes while servers, network and processes "
         "fail, and account for every result. Exits 1 where one is missing, doubled or wrong.",
     )
-    parser.add_argument("--backend", choices=("redis", "rpc"), default="redis")
+    parser.add_argument("--backend", choices=KINDS, default="redis")
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--pause", type=float, default=8, help="seconds between two faults")
     parser.add_argument("--faults", nargs="+", metavar="FAULT", help="these only")
@@ -73,14 +75,14 @@ class Soak:
             proxy = stack.enter_context(proxied(results.port))
             urls = broker.url(), results.url("worker"), broker.url()
             passing = results.url("web").replace(f":{results.port}/", f":{proxy.port}/")
-            pool, kind = "threads", RedisFaults
+            pool = "threads"
         else:
             results = RabbitServer()
             proxy = stack.enter_context(proxied(results.port))
             urls = results.url(), "rpc://", results.url(proxy.port)
             passing = "rpc://"
             # Celery's thread pool keeps tasks to itself after an outage of RabbitMQ.
-            pool, kind = "prefork", RabbitFaults
+            pool = "prefork"
         stack.callback(results.end)
         worker = Worker(urls[0], urls[1], persistent=True, pool=pool)
         stack.callback(worker.end)
@@ -103,7 +105,7 @@ class Soak:
             self.sites[name] = process, f"http://127.0.0.1:{port}"
         for _, url in self.sites.values():
             wait_until(lambda url=url: self._state(url), f"the web server at {url}", timeout=60)
-        self.faults: Faults = kind(results, proxy, self.sites["gevent"][0])
+        self.faults = KINDS[backend](results, proxy, self.sites["gevent"][0])
 
     def _state(self, url: str) -> Any:
         try:

@@ -89,7 +89,7 @@ class RabbitFaults(Faults):
         self.server.control("close_all_connections", "on purpose")
 
 
-def named(faults: Faults) -> dict[str, Callable[[float], Any]]:
+def named(faults: Faults | type[Faults]) -> dict[str, Callable[..., Any]]:
     """The faults by their names, for the command line."""
     names = [name for name in dir(faults) if not name.startswith("_")]
     methods = {name.replace("_", "-"): getattr(faults, name) for name in names}
