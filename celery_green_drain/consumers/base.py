@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from .. import drainers
@@ -212,15 +213,17 @@ class ResultConsumer(ABC):
 
         For a loop that is connected: what has come during an outage is to be seen first.
         """
-        backend = self.backend
-        if backend is None or not backend.expires:
+        expires = getattr(self.backend, "expires", None)
+        if isinstance(expires, timedelta):  # as databases have it
+            expires = expires.total_seconds()
+        if not expires:
             return
-        overdue = list(self.table.overdue(backend.expires))
+        overdue = list(self.table.overdue(expires))
         for pending in overdue:
             pending.fail(
                 ResultNeverCame(
                     f"No result of task {pending.task_id} has come within result_expires, which "
-                    f"is {backend.expires:g} s: the task was not run, or its result got lost."
+                    f"is {expires:g} s: the task was not run, or its result got lost."
                 )
             )
         if overdue:
@@ -228,7 +231,7 @@ class ResultConsumer(ABC):
                 "The results of %d tasks have not come within result_expires, which is %g s, the "
                 "first one that of task %s. Their callbacks are given up.",
                 len(overdue),
-                backend.expires,
+                expires,
                 overdue[0].task_id,
             )
 
