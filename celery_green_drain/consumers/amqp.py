@@ -106,7 +106,7 @@ class AmqpSession(Session):
             return
         if self.waker in ready:
             self.waker.clear()
-        if self._socket in ready or self._held_back:
+        if self._socket in ready or self._held_back or self._is_silent():
             self._read()
         self._look_after(time.monotonic())
 
@@ -124,6 +124,7 @@ class AmqpSession(Session):
                 self._drainer.sleep(0)
         self._acknowledge()
         self._drainer.sleep(0)
+        self._heard = time.monotonic()  # now, as others may have taken their time meanwhile
 
     @property
     def _held_back(self) -> bool:
@@ -131,7 +132,6 @@ class AmqpSession(Session):
         return self._fresh or (self._pending is not None and self._pending() > 0)
 
     def _receive_bytes(self) -> bytes | None:
-        self._heard = time.monotonic()
         try:
             with not_blocking(self._socket):
                 data: bytes = self._socket.recv(CHUNK)
@@ -183,8 +183,12 @@ class AmqpSession(Session):
         interval: float = self._amqp.heartbeat / 2
         return interval or math.inf  # they agreed on none
 
+    def _is_silent(self) -> bool:
+        """Whether nothing was read for too long: perhaps only as this greenlet could not run."""
+        return time.monotonic() - self._heard >= 3 * self._interval
+
     def _look_after(self, now: float) -> None:
-        if now - self._heard >= 3 * self._interval:
+        if self._is_silent():
             raise RecoverableConnectionError(
                 f"The broker has sent no heartbeat for {now - self._heard:.1f} s."
             )
