@@ -35,6 +35,8 @@ def main() -> None:
     chosen = [
         what for what in plans[arguments.plan]() if all(w in str(what) for w in arguments.only)
     ]
+    # The servers are to end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     outcomes = run(chosen, arguments.rounds)
     print(report.text(report.table(outcomes)))
     print(report.text(report.goals(report.medians(outcomes))))

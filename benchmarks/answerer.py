@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+from collections import deque
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,7 +47,10 @@ def from_rabbitmq(url: str) -> None:
         channel.queue_declare(QUEUE, durable=True, auto_delete=False)
         channel.queue_purge(QUEUE)
 
-        def on_task(task: Any) -> None:
+        # Not published where they arrive: py-amqp reads while it publishes, so that would recurse.
+        tasks: deque[Any] = deque()
+
+        def publish(task: Any) -> None:
             task_id = task.properties["correlation_id"]
             result = amqp.Message(
                 answer(task_id, task.body),
@@ -57,10 +61,12 @@ def from_rabbitmq(url: str) -> None:
             )
             channel.basic_publish(result, routing_key=task.properties["reply_to"])
 
-        channel.basic_consume(QUEUE, no_ack=True, callback=on_task)
+        channel.basic_consume(QUEUE, no_ack=True, callback=tasks.append)
         print("ready", flush=True)
         while True:
             connection.drain_events()
+            while tasks:
+                publish(tasks.popleft())
 
 
 def answer(task_id: str, body: str | bytes) -> str:

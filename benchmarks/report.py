@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import asdict
+from math import inf, isnan, nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,6 +25,7 @@ FIGURES = {
     "commands": "commands",
     "connections": "connections",
     "KB": "memory",
+    "MB grown": "growth",
 }
 
 
@@ -40,9 +42,9 @@ class Lines(dict[str, dict[str, float]]):
     """The name of a measurement → the median of each of its figures."""
 
     def of(self, name: str, figure: str = "cpu") -> float:
-        """A figure; not a number where it was not measured, or failed."""
+        """A figure; without end where it failed, and not a number where it was not measured."""
         line = self.get(name, {})
-        return float("nan") if line.get("failed") else line.get(figure, float("nan"))
+        return inf if line.get("failed") else line.get(figure, nan)
 
 
 def medians(outcomes: Outcomes) -> Lines:
@@ -51,7 +53,9 @@ def medians(outcomes: Outcomes) -> Lines:
 
 def _medians(several: list[dict[str, Any]]) -> dict[str, float]:
     keys = {key for outcome in several for key, value in outcome.items() if _is_number(value)}
-    return {key: median(outcome[key] for outcome in several if key in outcome) for key in keys}
+    figures = {key: median(outcome[key] for outcome in several if key in outcome) for key in keys}
+    # One that fails now and then is to be seen.
+    return {**figures, "failed": max(outcome["failed"] for outcome in several)}
 
 
 def table(outcomes: Outcomes) -> list[list[str]]:
@@ -60,7 +64,10 @@ def table(outcomes: Outcomes) -> list[list[str]]:
     lines = [heading]
     for what, several in outcomes.items():
         figures = _medians(several)
-        cpu = [outcome["cpu"] for outcome in several if "cpu" in outcome]
+        if figures["failed"]:
+            # What a few have taken while others got nothing says nothing.
+            figures = {key: figures[key] for key in figures if key not in ("cpu", "wall")}
+        cpu = [outcome["cpu"] for outcome in several if "cpu" in figures]
         lines.append(
             [
                 *(what.case, what.contender, what.library, what.store, f"{what.count:,}"),
@@ -168,9 +175,9 @@ def goals(lines: Lines) -> list[list[str]]:
     return [
         ["aim", "measured", "limit", "reached"],
         *(
-            [name, _text(value), _text(limit), "yes" if value <= limit else "no"]
+            [name, _text(value), _text(limit), "yes" if value <= limit and value < inf else "no"]
             for name, value, limit in aims
-            if value == value and limit == limit  # both are numbers
+            if not (isnan(value) or isnan(limit))
         ),
     ]
 
@@ -210,7 +217,8 @@ def _plot(path: Path, title: str, outcomes: Outcomes, case: str) -> None:
     for name, points in curves.items():
         axes.plot(*zip(*sorted(points)), marker="o", label=name)
     axes.set(xscale="log", yscale="log", xlabel="N", title=title)
-    axes.legend(fontsize="small")
+    if curves:
+        axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
@@ -221,4 +229,6 @@ def _is_number(value: object) -> bool:
 
 
 def _text(value: float) -> str:
+    if value == inf:
+        return "failed"
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"

@@ -51,7 +51,6 @@ class Trips:
             "errors": dict(self.errors),
             "cpu": clock.cpu / done * 1e6,
             "wall": clock.wall / done * 1e6,
-            "rate": len(self.times) / clock.wall,
             **{f"p{share}": times[len(times) * share // 100] * 1e3 for share in (50, 95, 99)},
         }
 

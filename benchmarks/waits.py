@@ -109,11 +109,16 @@ def get(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     memory = rss() - memory
     publisher = waits.publisher()
     statistics = probe.info("commandstats")
+    commands = [
+        int(statistics.get(f"cmdstat_{name}", {}).get("calls", 0))
+        for name in ("subscribe", "mget", "get")
+    ]
     connections = [client for client in probe.client_list() if client["name"] == "web"]
     gc.collect()  # what the waits have left is not the results' to pay for
     idle = settle(what.settle)
     came = waits.end(publisher)
     failed = waits.left + sum(waits.errors.values())
+    over_redis = {"commands": sum(commands), "connections": len(connections)}
     delivered = max(what.count - failed, 1)
     cpu = came.cpu - idle * came.wall
     return {
@@ -122,12 +127,8 @@ def get(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
         "cpu": cpu / delivered * 1e6,
         "wall": came.wall / delivered * 1e6,
         "registering": registering.cpu / what.count * 1e6,
-        "commands": sum(
-            int(statistics.get(f"cmdstat_{name}", {}).get("calls", 0))
-            for name in ("subscribe", "mget", "get")
-        ),
-        "connections": len(connections),
         "memory": memory / what.count / 1024,
+        **(over_redis if what.store == "redis" else {}),
     }
 
 

@@ -239,7 +239,7 @@ class ResultConsumer(ABC):
         """Somebody waits for *task_id* now."""
 
     def on_unwanted(self, task_id: str) -> None:
-        """Nobody waits for *task_id* any more."""
+        """All that waited for *task_id* have given up."""
 
     def deliver(self, task_id: str, decode: Callable[[], Meta], stored: bool = False) -> bool:
         """Hand over what came for *task_id*; one that cannot be read fails its own waiters only.
