@@ -125,6 +125,7 @@ def test_sentinel(
         results=";".join(f"sentinel://127.0.0.1:{port}/0" for port in ports),
         result_backend_transport_options={"master_name": "main"},
         result_backend_always_retry=True,  # for storing, which is the worker's part
+        result_backend_max_retries=11,  # not for ever, as this process has other tests to run
         result_drainer_heartbeat=1,
         result_drainer_retry_max=0.5,
         redis_socket_timeout=1,

@@ -186,6 +186,7 @@ def stored(make: Callable[..., Celery], own: RedisServer) -> tuple[Celery, Calla
     app = make(
         results=own.url("web"),
         result_backend_always_retry=True,  # for storing, which is the worker's part
+        result_backend_max_retries=11,  # not for ever, as this process has other tests to run
         result_drainer_heartbeat=0.5,
         result_drainer_retry_max=0.2,
     )

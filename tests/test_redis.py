@@ -123,12 +123,6 @@ def test_the_pool_is_small_by_default(app: Celery, results: RedisServer) -> None
     assert len(results.clients()) <= 10
 
 
-def test_odd_task_ids(app: Celery, store: Callable[..., str]) -> None:
-    for task_id in ("with space", "ünïcode ☃", "new\nline", "*", "a" * 5000):
-        result = app.AsyncResult(task_id)
-        assert result.get(timeout=5) == 42 if store(task_id=task_id) else None
-
-
 def test_an_impossible_task_id_is_refused_where_it_is_used(
     app: Celery, store: Callable[..., str]
 ) -> None:

@@ -305,8 +305,18 @@ class Poller:
         _, error = self._try(task_ids[:1])
         if error is not None:
             return [], refusal
-        self._consumer.on_no_batches(refusal)
-        return self._look(task_ids)
+        # Or it was away just now, and is back.
+        self._close()
+        self._use(self._open())
+        found, error = self._try(task_ids)
+        if error is not None:
+            self._close()
+            self._use(self._open(one_by_one=True))
+            self._consumer.on_no_batches(refusal)
+            return self._look(task_ids)
+        self.proven = True
+        self._consumer.on_connected()
+        return found, None
 
     def _try(self, task_ids: list[str]) -> Looked:
         """Look for *task_ids*, in as many greenlets as the store takes calls."""
