@@ -260,12 +260,15 @@ def test_billiard(conf: list[str]) -> None:
 def test_a_prefork_worker_whose_tasks_wait(
     make: Callable[..., Celery], broker: RedisServer, results: RedisServer
 ) -> None:
-    url = broker.url(database=5)
+    url = broker.url(database=13)
     worker = Worker(url, results.url("worker"), pool="prefork", drainer="auto")
     app = make(broker=url)
-    asked = [app.tasks["ask"].delay(i) for i in range(5)]
-    assert [result.get(timeout=60) for result in asked] == [i + 1 for i in range(5)]
-    worker.end()
+    try:
+        # One after another, as a task that waits needs another process for the other task.
+        asked = [app.tasks["ask"].delay(i).get(timeout=60) for i in range(5)]
+        assert asked == [i + 1 for i in range(5)]
+    finally:
+        worker.end()
 
 
 EVENTLET = """
