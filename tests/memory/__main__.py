@@ -31,7 +31,9 @@ def main(options: argparse.Namespace) -> int:
         measured.append(blocks)
     app.backend.result_consumer.stop()
     server.end()
-    return int(measured[-1] > measured[0] * 1.01)
+    # The peaks, as eventlet's hub lets go of its cancelled timers from time to time only.
+    half = len(measured) // 2
+    return int(max(measured[half:]) > max(measured[:half]) * 1.01)
 
 
 def arguments() -> argparse.Namespace:
