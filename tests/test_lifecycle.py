@@ -75,7 +75,10 @@ def test_apps_that_come_and_go_leave_nothing(conf: list[str]) -> None:
     for _ in range(5):
         app = come_and_go()
         wait_until(lambda: gc.collect() >= 0 and app() is None, "the end of the app")  # noqa: B023
-    wait_until(lambda: all(map(int.__le__, count(), before)), f"{before} again, not {count()}")
+    left = f"{before} again, not {count()}"
+    wait_until(
+        lambda: gc.collect() >= 0 and all(map(int.__le__, count(), before)), left, timeout=60
+    )
 
 
 def test_many_apps_at_once(
