@@ -25,7 +25,7 @@ from .servers import RedisServer, Worker
 @pytest.fixture
 def own() -> Iterator[RedisServer]:
     """A result store that a test may do anything to."""
-    server = RedisServer("--enable-debug-command", "yes")
+    server = RedisServer()
     yield server
     server.end()
 
