@@ -14,12 +14,14 @@ environment() {
     touch "$stamp"
 }
 
-# servers: install the servers that the tests start, as far as they are missing.
+# servers: install the servers and the browser that the tests start, as far as they are missing.
 servers() {
     local missing=()
     command -v memcached >/dev/null || missing+=(memcached)
     PATH="$PATH:/usr/sbin" command -v rabbitmq-server >/dev/null || missing+=(rabbitmq-server)
     compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null || missing+=(postgresql)
+    command -v chromium >/dev/null || missing+=(chromium)
+    command -v chromedriver >/dev/null || missing+=(chromium-driver)
     [ "${#missing[@]}" = 0 ] || debian_packages "${missing[@]}"
 }
 

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 
 import pytest
 
-from .green import GREEN, wait_until
+from .browser import DEMO, demo
+from .green import GREEN
 from .rabbitmq import RabbitServer
-from .servers import Process, RedisServer
+from .servers import RedisServer
 
 pytestmark = pytest.mark.skipif(
     GREEN, reason="the demo is a process of its own, whatever has patched this one"
 )
-
-DEMO = (sys.executable, "-m", "celery_green_drain.demo")
-
 
 @pytest.mark.parametrize("options", [[], ["--preload"]], ids=["", "preload"])
 def test_check(options: list[str]) -> None:
@@ -38,34 +33,23 @@ def test_check_rpc_over_redis() -> None:
 
 
 def check(*options: str) -> None:
-    demo = subprocess.run([*DEMO, "--check", *options], capture_output=True, text=True, timeout=200)
+    command = [*DEMO, "--check", "--workers", "2", *options]
+    demo = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert re.search(r"wrong answers +0\n", demo.stdout)
     assert "Traceback" not in demo.stdout + demo.stderr
 
 
-@pytest.fixture
-def demo(broker: RedisServer) -> Iterator[tuple[Process, str]]:
-    process = Process(*DEMO, "--port", "0", "--redis", broker.url(database=8), measured=True)
-    address = wait_until(
-        lambda: re.search(r"http://127\.0\.0\.1:\d+", process.output()), "its address", timeout=60
-    )
-    yield process, address[0]
-    process.end()
-
-
-def test_page_and_ctrl_c(demo: tuple[Process, str]) -> None:
-    process, address = demo
-    with urllib.request.urlopen(f"{address}/", timeout=30) as response:
-        assert b"<html" in response.read()
-    with urllib.request.urlopen(f"{address}/add?x=2&y=3", timeout=30) as response:
-        assert 5 in json.load(response).values()
-    with pytest.raises(urllib.error.HTTPError, match="400"):
-        urllib.request.urlopen(f"{address}/add?x=two&y=3", timeout=30)
-    process.popen.send_signal(signal.SIGINT)
-    wait_until(lambda: process.popen.poll() is not None, "the demo's end")
-    assert process.popen.returncode == 0
-    assert "Traceback" not in process.output()
+def test_page_and_ctrl_c(broker: RedisServer) -> None:
+    with demo("--redis", broker.url(database=8)) as (_, address):
+        with urllib.request.urlopen(f"{address}/", timeout=30) as response:
+            assert b"<html" in response.read()
+        with urllib.request.urlopen(f"{address}/add?x=2&y=3", timeout=30) as response:
+            assert 5 in json.load(response).values()
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(f"{address}/add?x=two&y=3", timeout=30)
+        with pytest.raises(urllib.error.HTTPError, match="409"):  # that Redis is not the demo's
+            urllib.request.urlopen(f"{address}/restart", b"", timeout=30)
 
 
 def test_wrong_redis() -> None:

@@ -70,7 +70,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=_between(0, 65535), default=8000, help="port; 0: a free one (%(default)s)")
-    add("--workers", type=_between(1, 64), default=2, help="web processes (%(default)s)")
+    add("--workers", type=_between(1, 64), default=1, help="web processes (%(default)s)")
     add("--preload", action="store_true", help="load the application before gunicorn forks")
     add(
         "--redis",

@@ -152,14 +152,21 @@ def _get(url: str, number: int) -> Answer:
 
 
 def _stream(url: str, number: int) -> Answer:
-    """Results pushed by callbacks; of each ten one fails."""
-    events = list(_ask(url, "/squares", _event, tasks=STREAMED, seconds=WORK, failing="on"))
-    first, *results, last = filter(None, events)
-    _expect((first["kind"], last["kind"]), ("start", "end"))
-    states = {event["number"]: (event["state"], event["result"]) for event in results}
-    _expect(len(results), STREAMED)
-    _expect(states, {number: _squared(number) for number in range(1, STREAMED + 1)})
-    return Answer(first["pid"], len(results))
+    """States pushed as they come; of each ten tasks one fails."""
+    lines = _ask(url, "/squares", bytes.strip, tasks=STREAMED, seconds=WORK, failing="on")
+    events = list(_events(lines))
+    (*_, last) = events
+    _expect((last[0], last[1]["done"]), ("end", STREAMED))
+    states = [data for event, data in events if event in ("state", "end")]
+    ends = {data["number"]: _outcome(data) for data in states if data["status"] != "PROGRESS"}
+    _expect(ends, {number: _squared(number) for number in range(1, STREAMED + 1)})
+    pid = next(data["pid"] for event, data in events if event == "figures")
+    return Answer(pid, len(ends))
+
+
+def _outcome(data: dict[str, Any]) -> tuple[str, Any]:
+    status, result = data["status"], data["result"]
+    return status, result["square"] if status == "SUCCESS" else result["message"]
 
 
 def _squared(number: int) -> tuple[str, Any]:
@@ -184,8 +191,15 @@ def _ask(url: str, path: str, read: Callable[[bytes], Any], **query: Any) -> Ite
         yield from map(read, response)
 
 
-def _event(line: bytes) -> Any:
-    return json.loads(line[len(b"data: ") :]) if line.strip() else None
+def _events(lines: Iterator[bytes]) -> Iterator[tuple[str, Any]]:
+    """The Server-Sent Events of an answer, with their data."""
+    event = ""
+    for line in lines:
+        name, _, value = line.decode().partition(": ")
+        if name == "event":
+            event = value
+        elif name == "data":
+            yield event, json.loads(value)
 
 
 def _expect(given: Any, expected: Any) -> None:

@@ -18,6 +18,9 @@ __all__ = ("Child", "Children", "DemoError", "Interrupt", "Interrupted")
 READY = 60.0
 END = 5.0
 
+#: Seconds that a child which was killed on purpose stays down.
+DOWN = 2.0
+
 #: How much of a child's log is shown when it has ended by itself, in lines.
 LOG_LINES = 40
 
@@ -62,22 +65,41 @@ class Child:
 
     def __init__(self, name: str, command: list[str], log: Path, **options: Any) -> None:
         self.name = name
+        self._command = command
+        self._options = options
         self._log = log
-        with log.open("wb") as output:
+        #: When it is to be started again, by the monotonic clock; None: it has not been killed.
+        self._again: float | None = None
+        self._start()
+
+    def _start(self) -> None:
+        with self._log.open("ab") as output:
             self._popen = subprocess.Popen(
-                command,
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                **options,
+                **self._options,
             )
+
+    def kill(self) -> None:
+        """Kill it, to be started again :data:`DOWN` seconds later. May be called by a signal."""
+        if self._again is None:
+            self._again = time.monotonic() + DOWN
+            self._popen.kill()
 
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def check(self) -> None:
-        """:raises DemoError: if it has ended."""
+        """:raises DemoError: if it has ended by itself."""
+        if self._again is not None:
+            if time.monotonic() >= self._again:
+                self._popen.wait()
+                self._start()
+                self._again = None
+            return
         code = self._popen.poll()
         if code is not None:
             lines = self.log().splitlines()[-LOG_LINES:]

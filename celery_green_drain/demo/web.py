@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from celery import group
 from celery.exceptions import TimeoutError
 from flask import Flask, Response, abort, request
-from gevent.queue import Empty, Queue
 from werkzeug.exceptions import HTTPException
+
+from celery_green_drain import State, sse
 
 from .tasks import add, app, square
 
@@ -30,8 +34,14 @@ PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 MOST_TASKS = 500
 LONGEST = 10.0
 
-#: Seconds to wait for a result.
+#: Seconds to wait for a result, beyond the work itself.
 PATIENCE = 30.0
+
+#: Seconds between two looks at the figures, for those who watch tasks.
+FIGURES = 0.25
+
+#: The process to signal for a restart of the results' Redis; 0: that is not the demo's own.
+REDIS_KEEPER = int(os.environ.get("CELERY_GREEN_DRAIN_DEMO_REDIS_KEEPER", 0))
 
 
 @web.get("/")
@@ -48,44 +58,52 @@ def addition() -> dict[str, Any]:
 
 @web.get("/squares")
 def squares() -> Response:
-    """Start tasks, and stream each result as it comes: Server-Sent Events."""
+    """Start tasks, and stream what each of them reports: Server-Sent Events."""
     count = int(_number("tasks", 1, 1, MOST_TASKS))
     seconds = _number("seconds", 0, 0, LONGEST)
-    failing = request.args.get("failing") == "on"
-    events = (f"data: {json.dumps(event)}\n\n" for event in _events(count, seconds, failing))
-    return Response(events, mimetype="text/event-stream", headers={"Cache-Control": "no-store"})
+    failing = request.args.get("failing") == "on"  # every tenth
+    result = group(
+        square.s(number, seconds, failing and number % 10 == 0) for number in range(1, count + 1)
+    )()
+    numbers = {member.id: number for number, member in enumerate(result.results, 1)}
+
+    def describe(state: State) -> dict[str, Any]:
+        return {**sse.describe(state), "number": numbers[state.task_id], "seconds": _way(state)}
+
+    timeout = PATIENCE + count * seconds
+    events = sse.stream(result, timeout=timeout, keep_alive=FIGURES, data=describe)
+    return Response(_with_figures(events), content_type=sse.CONTENT_TYPE, headers=sse.HEADERS)
 
 
-def _events(count: int, seconds: float, failing: bool) -> Iterator[dict[str, Any]]:
-    """What happens to *count* tasks, of which every tenth fails where *failing*."""
-    yield {"kind": "start", "tasks": count, "pid": os.getpid()}
-    began = time.monotonic()
-    arrived: Queue[Any] = Queue()
-    numbers = {}
-    for number in range(1, count + 1):
-        result = square.delay(number, seconds, fails=failing and number % 10 == 0)
-        numbers[result.id] = number
-        result.then(arrived.put)
-    for _ in range(count):
-        try:
-            result = arrived.get(timeout=PATIENCE)
-        except Empty:
-            yield {"kind": "late", "message": f"No result came for {PATIENCE:g} s."}
-            return
-        yield {
-            "kind": "result",
-            "number": numbers[result.id],
-            "state": result.state,
-            "result": result.result if result.successful() else str(result.result),
-            "seconds": round(time.monotonic() - began, 3),
-        }
-    yield {"kind": "end"}
+def _way(state: State) -> float | None:
+    """Seconds from the end of a task to here. Both ends have the same clock."""
+    return time.time() - state.result["ended"] if state.status == "SUCCESS" else None
+
+
+def _with_figures(events: Generator[bytes, None, None]) -> Iterator[bytes]:
+    due = 0.0
+    with closing(events):
+        for event in events:
+            if time.monotonic() >= due:
+                due = time.monotonic() + FIGURES
+                yield sse.format_event(json.dumps(statistics()), "figures")
+            yield event
 
 
 @web.get("/statistics")
 def statistics() -> dict[str, Any]:
     """What the drainer of the process that answers has done, and holds."""
-    return {"pid": os.getpid(), **asdict(app.backend.result_consumer.statistics())}
+    figures = asdict(app.backend.result_consumer.statistics())
+    return {"pid": os.getpid(), "restartable": bool(REDIS_KEEPER), **figures}
+
+
+@web.post("/restart")
+def restart() -> tuple[dict[str, Any], int]:
+    """Kill the Redis of the results; its keeper starts it again."""
+    if not REDIS_KEEPER:
+        abort(409, "The demo uses a server that it has not started, and leaves it alone.")
+    os.kill(REDIS_KEEPER, signal.SIGUSR1)
+    return {}, 202
 
 
 @web.errorhandler(HTTPException)
