@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(
     GREEN, reason="the demo is a process of its own, whatever has patched this one"
 )
 
+
 @pytest.mark.parametrize("options", [[], ["--preload"]], ids=["", "preload"])
 def test_check(options: list[str]) -> None:
     check(*options)
