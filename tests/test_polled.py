@@ -18,9 +18,9 @@ import pytest
 from celery import Celery, chain, chord, group, uuid
 from celery.app.backends import BACKEND_ALIASES, by_name
 from celery.exceptions import ImproperlyConfigured, TimeoutError
-from celery.result import GroupResult
+from celery.result import GroupResult, ResultSet
 
-from celery_green_drain import DrainerStopped
+from celery_green_drain import DrainerStopped, watch
 from celery_green_drain.consumers import polling
 
 from .green import DRAINER, GREEN, MODE, crowd, kill, size, spawn, wait_until
@@ -28,6 +28,7 @@ from .servers import UNMEASURED, RedisServer, Worker
 from .stores import MemcachedServer, OwnStore, PostgresServer, Store
 from .tasks import make_app
 from .test_processes import EXIT
+from .test_watching import Watcher
 
 NAMES = ("sqlite", "postgres", "memcached", "file", "django-db", "django-cache", "own")
 
@@ -179,6 +180,26 @@ def test_what_is_there_already(app: Celery) -> None:
     wait_until(lambda: calls == ["before"], "the callback")
     assert app.backend.result_consumer.statistics().connections == 1
     assert app.backend.result_consumer.statistics().connects == 1
+
+
+def test_watched(app: Celery) -> None:
+    """Each state that stays until a look is seen, by all that watch, and for a group too."""
+    ids = [uuid(), uuid()]
+    watchers = [Watcher(app.AsyncResult(ids[0])) for _ in range(3)]
+    both = Watcher(ResultSet([app.AsyncResult(task_id) for task_id in ids]))
+    for step in (1, 2):
+        store(app, {"step": step}, "PROGRESS", ids[0])
+        wait_until(lambda: all(len(w.seen) == step for w in [*watchers, both]), "the step")  # noqa: B023
+    store(app, "end", task_id=ids[0])
+    for watcher in watchers:
+        watcher.wait()
+        assert [state.result for state in watcher.seen] == [{"step": 1}, {"step": 2}, "end"]
+        assert watcher.seen[-1].last
+    store(app, "other end", task_id=ids[1])
+    assert [(s.result, s.done) for s in both.wait()[-2:]] == [("end", 1), ("other end", 2)]
+    assert list(watch(app.AsyncResult(ids[0])))[-1].result == "end"
+    consumer = app.backend.result_consumer
+    wait_until(lambda: not consumer.statistics().pending, "the end of all subscriptions")
 
 
 def test_a_timeout_is_exact(app: Celery) -> None:
