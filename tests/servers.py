@@ -125,7 +125,7 @@ class RedisServer:
 
     def end(self) -> None:
         self.probe.close()
-        self.process.end()
+        self.kill()  # asked to end, it may refuse: "Writing initial AOF, can't exit"
         self.folder.cleanup()
 
     def clients(self, name: str = "web", **having: str) -> list[dict[str, Any]]:
