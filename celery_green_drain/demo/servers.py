@@ -107,10 +107,10 @@ def start_redis(children: Children) -> str:
 
 
 def _start_results(children: Children) -> str:
-    """Run another one for the results, which SIGUSR1 kills and which then starts again.
+    """Run one for the results alone, which SIGUSR1 kills, and which then starts again.
 
-    Another one, as Celery's worker may hold tasks back for an hour when it loses a Redis that is
-    its broker. What it has answered is in its file: killed, it loses none of that.
+    Not the broker's: a worker that loses a Redis which is its broker may hold tasks back for an
+    hour. All that this one has answered is in its file, so it loses nothing when it is killed.
     """
     options = ("--appendonly", "yes", "--appendfsync", "no")
     child, url = _start_redis(children, "The Redis server of the results", *options)
