@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from celery import Celery, current_task, group
+from celery.backends.rpc import RPCBackend
 
 from celery_green_drain import TaskContextError, copy_current_task_context, watch
 
@@ -146,3 +147,6 @@ if "TESTS_BROKER" in os.environ:
         broker_transport_options={"confirm_publish": persistent},
     )
     app.set_current()
+    if persistent:
+        # A busy machine may take longer to start RabbitMQ than Celery tries to send a result.
+        RPCBackend.retry_policy = {**RPCBackend.retry_policy, "max_retries": 300}
