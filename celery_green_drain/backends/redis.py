@@ -11,6 +11,7 @@ import redis.sentinel
 from celery.backends import redis as stock
 
 from ..consumers.redis import RedisResultConsumer
+from ..decoding import decode_json
 from .base import DrainedBackendMixin
 
 __all__ = ("RedisBackend", "SentinelBackend")
@@ -29,6 +30,14 @@ class RedisBackend(DrainedBackendMixin, stock.RedisBackend):  # type: ignore[mis
     @property
     def ConnectionPool(self) -> Any:
         return self._ConnectionPool or partial(redis.BlockingConnectionPool, timeout=None)
+
+    def decode(self, payload: Any) -> Any:
+        """As Celery does, in half the time where it is JSON."""
+        try:
+            return decode_json(payload, self.content_type, self.accept)
+        except Exception:
+            pass  # as in loads()
+        return super().decode(payload)
 
     def drainer_pool(self, **params: Any) -> Any:
         """A pool for the connections of the drainer, with *params* over the configured ones."""

@@ -8,8 +8,7 @@ from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from kombu.serialization import loads
-
+from ..decoding import loads
 from ..errors import ResultEvicted
 
 __all__ = ("Arrived", "Payload")
@@ -37,7 +36,7 @@ class Payload(NamedTuple):
     last: bool
 
     def decode(self, accept: Any) -> Any:
-        return loads(self.body, self.content_type, self.content_encoding, accept=accept)
+        return loads(self.body, self.content_type, self.content_encoding, accept)
 
 
 class Arrived:

@@ -20,6 +20,7 @@ from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
 from celery.signals import worker_process_shutdown
 from kombu.exceptions import DecodeError, KombuError
 
+from ..decoding import loads
 from ..drainers.base import Drainer
 from ..pending import Meta, Wait
 from .amqp import AmqpSession
@@ -132,7 +133,9 @@ class RpcResultConsumer(SessionConsumer):
 
     def _receive(self, message: Any) -> None:
         try:
-            meta = _checked(message.decode())
+            meta = _checked(
+                loads(message.body, message.content_type, message.content_encoding, message.accept)
+            )
         except Exception as exc:
             self._receive_unreadable(message, exc)
             return
