@@ -41,7 +41,6 @@ class Waits:
     def begin(self, seed: int = 1) -> None:
         """Have all of them wait."""
         self.left = self.what.count
-        self.seed = seed
         self.over.clear()
         #: Where the results are to go: one queue for all of them, or one for each.
         self.queues: Any = [None] * self.what.count
@@ -56,9 +55,12 @@ class Waits:
         self.over.wait(self.what.patience)
         return clock.stop()
 
-    def publisher(self) -> Helper:
+    def publisher(self, seed: int = 1) -> Helper:
+        """Who is to publish them. Made before they are waited for, as a fork has its price: the
+        kernel copies or releases each page when it is next written to.
+        """
         store = self.what.store
-        return Helper("publisher", store, self.addresses[store], self.what.count, self.seed)
+        return Helper("publisher", store, self.addresses[store], self.what.count, seed)
 
     def _get(self, index: int, task_id: str) -> None:
         spawn(self._wait, index, task_id)
@@ -99,6 +101,7 @@ def get(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     probe = redis.Redis.from_url(addresses["redis"], client_name="probe")
     waits = Waits(what, addresses)
     waits.warm_up()
+    publisher = waits.publisher()
     probe.config_resetstat()
     gc.collect()
     memory = rss()
@@ -107,7 +110,6 @@ def get(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     fall_silent(what.patience / 4)
     registering.stop()
     memory = rss() - memory
-    publisher = waits.publisher()
     statistics = probe.info("commandstats")
     commands = [
         int(statistics.get(f"cmdstat_{name}", {}).get("calls", 0))
@@ -149,9 +151,10 @@ def growth(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     waits = Waits(what, addresses)
     sizes = []
     for seed in range(WAVES):
+        publisher = waits.publisher(seed)
         waits.begin(seed)
         fall_silent(what.patience / 4)
-        waits.end(waits.publisher())
+        waits.end(publisher)
         sizes.append(rss())
     # What the first waves need is used again by the later ones.
     grown = (sizes[-1] - sizes[len(sizes) // 2]) / 1e6
