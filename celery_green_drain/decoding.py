@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from kombu import serialization
 from kombu.utils import json as kombu_json
 
-__all__ = ("decode_json", "loads")
+__all__ = ("decode", "loads")
 
 JSON = "application/json"
 
@@ -19,20 +20,31 @@ _decoders: dict[str, Any] = getattr(serialization.registry, "_decoders", {})
 _decode = json.JSONDecoder(object_hook=kombu_json.object_hook).decode
 
 
-def decode_json(data: Any, content_type: str | None, accept: Any) -> Any:
-    """What kombu would return for *data*.
-
-    :raises Exception: where it is something else, or wrong. Kombu knows what to do then.
-    """
-    if content_type != JSON or JSON not in accept or _decoders.get(JSON) is not kombu_json.loads:
-        raise ValueError("Not for this decoder.")
-    return _decode(data if isinstance(data, str) else str(data, "utf-8"))
-
-
 def loads(data: Any, content_type: str | None, content_encoding: str | None, accept: Any) -> Any:
     """What ``kombu.serialization.loads()`` returns, and raises."""
-    try:
-        return decode_json(data, content_type, accept)
-    except Exception:
-        pass  # not raised in here, or what kombu raises would name it as its context
-    return serialization.loads(data, content_type, content_encoding, accept=accept)
+
+    def kombus(data: Any) -> Any:
+        return serialization.loads(data, content_type, content_encoding, accept=accept)
+
+    return decode(data, content_type, accept, kombus)
+
+
+def decode(
+    data: Any, content_type: str | None, accept: Any, otherwise: Callable[[Any], Any]
+) -> Any:
+    """The value of *data*; what is not plain JSON, or is wrong, is left to *otherwise*."""
+    if data and _is_json(content_type, accept):
+        try:
+            return _decode(data if isinstance(data, str) else str(data, "utf-8"))
+        except Exception:
+            pass  # an error raised in here would name this one as its context
+    return otherwise(data)
+
+
+def _is_json(content_type: str | None, accept: Any) -> bool:
+    return (
+        content_type == JSON
+        and accept is not None
+        and JSON in accept
+        and _decoders.get(JSON) is kombu_json.loads
+    )

@@ -11,7 +11,7 @@ import redis.sentinel
 from celery.backends import redis as stock
 
 from ..consumers.redis import RedisResultConsumer
-from ..decoding import decode_json
+from ..decoding import decode
 from .base import DrainedBackendMixin
 
 __all__ = ("RedisBackend", "SentinelBackend")
@@ -32,12 +32,8 @@ class RedisBackend(DrainedBackendMixin, stock.RedisBackend):  # type: ignore[mis
         return self._ConnectionPool or partial(redis.BlockingConnectionPool, timeout=None)
 
     def decode(self, payload: Any) -> Any:
-        """As Celery does, in half the time where it is JSON."""
-        try:
-            return decode_json(payload, self.content_type, self.accept)
-        except Exception:
-            pass  # as in loads()
-        return super().decode(payload)
+        """As Celery does, in half the time where it is JSON and not compressed."""
+        return decode(payload, self.content_type, self.accept, super().decode)
 
     def drainer_pool(self, **params: Any) -> Any:
         """A pool for the connections of the drainer, with *params* over the configured ones."""

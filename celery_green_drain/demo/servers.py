@@ -55,7 +55,6 @@ def start(
     """Start everything, and wait until it answers."""
     with listen(host, port) as listener:
         broker, results = _urls(children, stores)
-        keeper = results and not stores.redis
         client_name = f"celery-green-drain-demo-{os.getpid()}"
         celery = _start_celery(children, broker, results or "rpc://")
         gunicorn = _start_gunicorn(
@@ -63,9 +62,9 @@ def start(
             listener,
             workers,
             preload,
-            CELERY_GREEN_DRAIN_DEMO_BROKER=broker,
-            CELERY_GREEN_DRAIN_DEMO_RESULTS=_named(results, client_name) if results else "rpc://",
-            CELERY_GREEN_DRAIN_DEMO_REDIS_KEEPER=str(os.getpid() if keeper else 0),
+            broker,
+            _named(results, client_name) if results else "rpc://",
+            keeper=0 if results is None or stores.redis else os.getpid(),
         )
         url = _url(host, listener.getsockname()[1])
     children.wait_for(celery, lambda: " ready." in celery.log())
@@ -182,7 +181,13 @@ def _start_celery(children: Children, broker: str, results: str) -> Child:
 
 
 def _start_gunicorn(
-    children: Children, listener: socket.socket, workers: int, preload: bool, **variables: str
+    children: Children,
+    listener: socket.socket,
+    workers: int,
+    preload: bool,
+    broker: str,
+    results: str,
+    keeper: int,
 ) -> Child:
     return children.start(
         "The web server",
@@ -191,7 +196,9 @@ def _start_gunicorn(
         *("--bind", f"fd://{listener.fileno()}", "--graceful-timeout", "2"),
         *(["--preload"] if preload else []),
         fds=(listener.fileno(),),
-        **variables,
+        CELERY_GREEN_DRAIN_DEMO_BROKER=broker,
+        CELERY_GREEN_DRAIN_DEMO_RESULTS=results,
+        CELERY_GREEN_DRAIN_DEMO_REDIS_KEEPER=str(keeper),
         # Newer versions put a control socket there, or else in the home directory.
         XDG_RUNTIME_DIR=str(children.folder),
     )
