@@ -14,14 +14,18 @@ environment() {
     touch "$stamp"
 }
 
-# servers: install the servers and the browser that the tests start, as far as they are missing.
+# servers: what the tests start, browser included.
 servers() {
-    local missing=()
-    command -v memcached >/dev/null || missing+=(memcached)
-    PATH="$PATH:/usr/sbin" command -v rabbitmq-server >/dev/null || missing+=(rabbitmq-server)
-    compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null || missing+=(postgresql)
-    command -v chromium >/dev/null || missing+=(chromium)
-    command -v chromedriver >/dev/null || missing+=(chromium-driver)
+    programs rabbitmq-server memcached postgresql=postgres chromium chromium-driver=chromedriver
+}
+
+# programs PACKAGE[=PROGRAM]...: install the Debian packages whose programs are missing.
+programs() {
+    local wanted missing=()
+    local PATH="$PATH:/usr/sbin$(printf ':%s' /usr/lib/postgresql/*/bin)"
+    for wanted in "$@"; do
+        command -v "${wanted#*=}" >/dev/null || missing+=("${wanted%=*}")
+    done
     [ "${#missing[@]}" = 0 ] || debian_packages "${missing[@]}"
 }
 
