@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import threading
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,7 +63,10 @@ def amqp_messages(what: Measurement, url: str) -> Clock:
 
 
 def wake(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
-    """Wake so many greenlets, each through its own event."""
+    """Wake so many greenlets, each through its own event, in an order like that of results.
+
+    In the order in which they were made it takes less, but no results come like that.
+    """
     events: list[Any] = []
     left = what.count
     over = threading.Event()
@@ -81,6 +85,7 @@ def wake(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
         spawn(wait, event)
     fall_silent(what.patience / 4)
     memory = rss() - memory
+    random.Random(2).shuffle(events)
     settle(what.settle)
     gc.collect()
     clock = Clock()
