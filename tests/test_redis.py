@@ -7,6 +7,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -396,13 +397,61 @@ def test_a_refusal_is_told_at_once(make: Callable[..., Celery], own: RedisServer
     assert app.AsyncResult(task_id).get(timeout=20) == 1
 
 
+@pytest.fixture(params=["hiredis", "redis-py"])
+def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads the responses: hiredis, or redis-py where that is not installed."""
+    if request.param == "redis-py":
+        monkeypatch.setattr(consumers, "hiredis", None)
+
+
+@pytest.mark.usefixtures("parser")
+def test_what_is_stored_and_what_comes(app: Celery, store: Callable[..., str]) -> None:
+    stored, later = app.AsyncResult(store("stored")), app.AsyncResult(uuid())
+    assert stored.get(timeout=20) == "stored"
+    called: list[Any] = []
+    later.then(lambda result: called.append(result.get()))
+    wait_until(lambda: app.backend.result_consumer.statistics().pending, "the wait")
+    store("x" * 200_000, task_id=later.id)
+    wait_until(lambda: called == ["x" * 200_000], "the callback")
+    assert app.backend.result_consumer.statistics().connects == 1
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize(
+    ("refusal", "error"),
+    [
+        (b"-NOPERM no rights here\r\n", redis.exceptions.NoPermissionError),
+        (b"-NOAUTH Authentication required.\r\n", redis.exceptions.AuthenticationError),
+        (b"-ERR unknown command\r\n", redis.exceptions.ResponseError),
+        (b"?nonsense\r\n", redis.exceptions.InvalidResponse),
+    ],
+)
+def test_error_responses(own: RedisServer, refusal: bytes, error: type[Exception]) -> None:
+    ours, theirs = socket.socketpair()
+    link = linked(own, ours)
+    theirs.send(b"+OK\r\n" + refusal)
+    responses = link.responses()
+    assert next(responses) == b"OK"
+    with pytest.raises(error):
+        next(responses)
+    theirs.close()
+    link.close()
+
+
+def linked(server: RedisServer, sock: socket.socket) -> consumers.Link:
+    """A link that reads from *sock* instead."""
+    link = consumers.Link(redis.ConnectionPool(port=server.port))
+    link._connection._sock.close()
+    link._connection._sock = sock
+    link._connection._parser.on_connect(link._connection)
+    return link
+
+
+@pytest.mark.usefixtures("parser")
 def test_responses_in_pieces_block_nobody(own: RedisServer) -> None:
     """One that has arrived in part is left for the next time, whichever parser reads it."""
     ours, theirs = socket.socketpair()
-    link = consumers.Link(redis.ConnectionPool(port=own.port))
-    link._connection._sock.close()
-    link._connection._sock = ours
-    link._connection._parser.on_connect(link._connection)
+    link = linked(own, ours)
     for piece, expected in ((b"*1\r\n$4\r\nha", []), (b"lf\r\n+OK\r\n:", [[b"half"], b"OK"])):
         theirs.send(piece)
         assert list(link.responses()) == expected

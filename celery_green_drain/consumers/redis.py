@@ -28,14 +28,21 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     ConnectionError,
+    InvalidResponse,
     NoPermissionError,
     RedisError,
+    ResponseError,
 )
 from redis.retry import Retry
 
 from ..pending import Wait
 from .session import Session, SessionConsumer, not_blocking, nothing_there
 from .waker import Waker
+
+try:
+    import hiredis
+except ImportError:
+    hiredis = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from ..promises import PendingResult
@@ -47,6 +54,19 @@ CHUNK = 1000
 
 #: Responses handled before others may run.
 BATCH = 500
+
+#: Bytes read from the socket at once.
+READ_SIZE = 65536
+
+#: What hiredis says where a response is not complete. It has a value for all else.
+INCOMPLETE = object()
+
+#: Errors of Redis that no new attempt will mend, by the word that they begin with.
+REFUSALS = {
+    "NOAUTH": AuthenticationError,
+    "NOPERM": NoPermissionError,
+    "WRONGPASS": AuthenticationError,
+}
 
 #: Seconds that ids to unsubscribe from may gather, where nothing else is to be sent.
 LINGER = 0.05
@@ -263,6 +283,7 @@ class Link:
     def __init__(self, pool: Any) -> None:
         self._connection = pool.make_connection()
         self._connection.connect()
+        self._reader: Any = _hiredis_reader() if hiredis else None
         #: When something arrived last, and when the server was asked to answer.
         self._heard = time.monotonic()
         self._asked = 0.0
@@ -288,11 +309,29 @@ class Link:
         self._heard = time.monotonic()
         try:
             with not_blocking(self._socket):
-                while True:
-                    yield self._connection.read_response(disconnect_on_error=False)
-        except RedisError as exc:
+                yield from self._parsed_by_hiredis() if self._reader else self._parsed_by_redis_py()
+        except (RedisError, OSError) as exc:
             if not nothing_there(exc):
                 raise
+
+    def _parsed_by_redis_py(self) -> Iterator[Any]:
+        while True:
+            yield self._connection.read_response(disconnect_on_error=False)
+
+    def _parsed_by_hiredis(self) -> Iterator[Any]:
+        # redis-py uses hiredis as well, and adds more to it than hiredis itself takes.
+        sock, reader = self._socket, self._reader
+        while True:
+            response = reader.gets()
+            if response is INCOMPLETE:
+                data = sock.recv(READ_SIZE)
+                if not data:
+                    raise ConnectionError("Connection closed by server.")
+                reader.feed(data)
+            elif isinstance(response, RedisError):
+                raise response
+            else:
+                yield response
 
     def due(self, heartbeat: float) -> float:
         """When :meth:`check` has something to say."""
@@ -312,6 +351,16 @@ class Link:
 
     def close(self) -> None:
         self._connection.disconnect()
+
+
+def _hiredis_reader() -> Any:
+    return hiredis.Reader(
+        protocolError=InvalidResponse, replyError=_reply_error, notEnoughData=INCOMPLETE
+    )
+
+
+def _reply_error(text: str) -> RedisError:
+    return REFUSALS.get(text.partition(" ")[0], ResponseError)(text)
 
 
 def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
