@@ -20,12 +20,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("options", [[], ["--preload"]], ids=["", "preload"])
-def test_check(options: list[str]) -> None:
-    check(*options)
+def test_check() -> None:
+    check()
 
 
-def test_check_rpc(rabbit: RabbitServer) -> None:
+def test_check_rpc_preloaded(rabbit: RabbitServer) -> None:
     check("--backend", "rpc", "--broker", rabbit.url(), "--preload")
 
 
