@@ -300,23 +300,24 @@ class Poller:
 
     def _one_by_one(self, task_ids: list[str], refusal: Exception) -> Looked:
         """The first look has failed: find out whether only the way to look for many does."""
-        self._close()
-        self._use(self._open(one_by_one=True))
+        self._reopen(one_by_one=True)
         _, error = self._try(task_ids[:1])
         if error is not None:
             return [], refusal
         # Or it was away just now, and is back.
-        self._close()
-        self._use(self._open())
+        self._reopen()
         found, error = self._try(task_ids)
         if error is not None:
-            self._close()
-            self._use(self._open(one_by_one=True))
+            self._reopen(one_by_one=True)
             self._consumer.on_no_batches(refusal)
             return self._look(task_ids)
         self.proven = True
         self._consumer.on_connected()
         return found, None
+
+    def _reopen(self, one_by_one: bool = False) -> None:
+        self._close()
+        self._use(self._open(one_by_one=one_by_one))
 
     def _try(self, task_ids: list[str]) -> Looked:
         """Look for *task_ids*, in as many greenlets as the store takes calls."""
