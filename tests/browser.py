@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 
 from .green import wait_until
-from .servers import Process
-
-DEMO = (sys.executable, "-m", "celery_green_drain.demo")
-
-
-@contextmanager
-def demo(*options: str) -> Iterator[tuple[Process, str]]:
-    """The demo, with its address; in the end Ctrl-C ends it."""
-    process = Process(*DEMO, "--port", "0", *options, measured=True)
-
-    def address() -> Any:
-        assert process.popen.poll() is None, process.output()
-        return re.search(r"http://127\.0\.0\.1:\d+", process.output())
-
-    try:
-        yield process, wait_until(address, "its address", timeout=90)[0]
-        assert process.popen.poll() is None, process.output()
-    finally:
-        process.end(signal.SIGINT)
-    assert process.popen.returncode == 0
-    assert "Traceback" not in process.output()
 
 
 @contextmanager

@@ -40,6 +40,20 @@ def spawn(function: Callable[..., Any], *args: Any) -> Any:
     return thread
 
 
+def spawn_get(result: Any, timeout: float = 60) -> list[Any]:
+    """Wait for *result* beside the test; the list gets its value, or the error."""
+    outcome: list[Any] = []
+
+    def get() -> None:
+        try:
+            outcome.append(result.get(timeout=timeout))
+        except Exception as exc:
+            outcome.append(exc)
+
+    spawn(get)
+    return outcome
+
+
 def kill(spawned: Any) -> None:
     """Kill a greenlet where it waits."""
     spawned.kill()

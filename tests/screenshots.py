@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from .browser import Page, browser, demo
+from .browser import Page, browser
 from .green import wait_until
+from .servers import DEMO, site
 
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with demo() as (_, url):
+    with site(*DEMO) as url:
         with browser(1280, 920) as driver:
             page = Page(driver, url)
             page.driver.find_element("name", "failing").click()

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,28 @@ class Process:
         if self.popen.poll() is None:
             self.send(number)
             wait_until(lambda: self.popen.poll() is not None, f"the end of {self.popen.args}")
+
+
+#: What runs the demo.
+DEMO = (sys.executable, "-m", "celery_green_drain.demo")
+
+
+@contextmanager
+def site(*command: str, measured: bool = False) -> Iterator[str]:
+    """What *command* serves, by the address that it tells. In the end Ctrl-C ends it in order."""
+    process = Process(*command, "--port", "0", measured=measured)
+
+    def address() -> Any:
+        assert process.popen.poll() is None, process.output()
+        return re.search(r"runs at (http://[\d.:]+)", process.output())
+
+    try:
+        yield wait_until(address, "its address", timeout=90)[1]
+        assert process.popen.poll() is None, process.output()
+    finally:
+        process.end(signal.SIGINT)
+    assert process.popen.returncode == 0
+    assert "Traceback" not in process.output()
 
 
 class RedisServer:

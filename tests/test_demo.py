@@ -10,10 +10,9 @@ import urllib.request
 
 import pytest
 
-from .browser import DEMO, demo
 from .green import GREEN
 from .rabbitmq import RabbitServer
-from .servers import RedisServer
+from .servers import DEMO, RedisServer, site
 
 pytestmark = pytest.mark.skipif(
     GREEN, reason="the demo is a process of its own, whatever has patched this one"
@@ -41,7 +40,7 @@ def check(*options: str) -> None:
 
 
 def test_page_and_ctrl_c(broker: RedisServer) -> None:
-    with demo("--redis", broker.url(database=8)) as (_, address):
+    with site(*DEMO, "--redis", broker.url(database=8), measured=True) as address:
         with urllib.request.urlopen(f"{address}/", timeout=30) as response:
             assert b"<html" in response.read()
         with urllib.request.urlopen(f"{address}/add?x=2&y=3", timeout=30) as response:

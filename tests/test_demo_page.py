@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 from selenium.webdriver import ActionChains, Chrome, Keys
 
-from .browser import Page, browser, demo
+from .browser import Page, browser
 from .green import GREEN, wait_until
+from .servers import DEMO, site
 
 pytestmark = pytest.mark.skipif(
     GREEN, reason="the demo is a process of its own, whatever has patched this one"
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with demo() as (_, address):
+    with site(*DEMO, measured=True) as address:
         yield address
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import socket
 import sys
 import threading
@@ -17,7 +16,7 @@ import pytest
 import socketio
 
 from .green import GREEN, wait_until
-from .servers import Process
+from .servers import Process, site
 from .sse_client import Event, EventSource
 
 pytestmark = pytest.mark.skipif(
@@ -32,18 +31,8 @@ RUN = (sys.executable, str(EXAMPLES / "run.py"))
 @pytest.fixture
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of the example of that name."""
-    process = Process(*RUN, request.param, "--port", "0")
-
-    def address() -> Any:
-        assert process.popen.poll() is None, process.output()
-        return re.search(r"runs at (http://[\d.:]+)/", process.output())
-
-    yield wait_until(address, "its address", timeout=90)[1]
-    assert process.popen.poll() is None, process.output()
-    process.popen.send_signal(signal.SIGINT)
-    wait_until(lambda: process.popen.poll() is not None, "its end")
-    assert process.popen.returncode == 0
-    assert "Traceback" not in process.output()
+    with site(*RUN, request.param) as address:
+        yield address
 
 
 def fetch(url: str, data: bytes | None = None) -> Any:

@@ -23,11 +23,11 @@ from celery.result import GroupResult, ResultSet
 from celery_green_drain import DrainerStopped, watch
 from celery_green_drain.consumers import polling
 
-from .green import DRAINER, GREEN, MODE, crowd, kill, size, spawn, wait_until
-from .servers import UNMEASURED, RedisServer, Worker
+from .green import DRAINER, GREEN, crowd, kill, size, spawn, spawn_get, wait_until
+from .servers import RedisServer, Worker
 from .stores import MemcachedServer, OwnStore, PostgresServer, Store
 from .tasks import make_app
-from .test_processes import EXIT
+from .test_processes import EXIT, run_exit, run_fine
 from .test_watching import Watcher
 
 NAMES = ("sqlite", "postgres", "memcached", "file", "django-db", "django-cache", "own")
@@ -267,20 +267,6 @@ def test_a_killed_poller_is_replaced(make: Callable[..., Celery], name: str) -> 
     store(app, "after", task_id=result.id)
     wait_until(lambda: got == ["after"], "the result")
     assert consumer.statistics().connects == 2
-
-
-def spawn_get(result: Any) -> list[Any]:
-    """Wait for *result* beside the test; return where its value, or error, will be."""
-    got: list[Any] = []
-
-    def get() -> None:
-        try:
-            got.append(result.get(timeout=60))
-        except Exception as exc:
-            got.append(exc)
-
-    spawn(get)
-    return got
 
 
 # -- what it costs
@@ -615,27 +601,13 @@ def test_single_look_ups_serve_where_those_for_many_fail(
 
 @pytest.mark.parametrize("name", ["sqlite", "memcached"])
 def test_fork(stores: dict[str, Store], broker: RedisServer, name: str) -> None:
-    script = subprocess.run(
-        [sys.executable, "-m", "tests.forking", MODE, broker.url(), stores[name].url],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert script.stdout.strip() == "fine", script.stderr
-    assert "Traceback" not in script.stderr
-    assert "Exception ignored" not in script.stderr
+    run_fine("tests.forking", broker.url(), stores[name].url)
 
 
 def test_the_end_of_the_interpreter_is_silent(
     stores: dict[str, Store], broker: RedisServer
 ) -> None:
-    script = subprocess.run(
-        [sys.executable, "-c", EXIT, MODE, broker.url(), stores["sqlite"].url, DRAINER],
-        env=UNMEASURED,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    script = run_exit(EXIT, broker.url(), stores["sqlite"].url)
     assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
 
 

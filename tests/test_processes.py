@@ -25,6 +25,17 @@ def test_fork_rpc(rabbit: RabbitServer, rabbit_worker: object) -> None:
     assert rabbit.queues() == before
 
 
+def run_exit(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run *script*, one of those below, to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", script, MODE, *arguments, DRAINER],
+        env=UNMEASURED,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 def run_fine(module: str, *arguments: str) -> None:
     script = subprocess.run(
         [sys.executable, "-m", module, MODE, *arguments],
@@ -57,13 +68,7 @@ for result in waiting:
 
 def test_the_end_of_the_interpreter_is_silent(broker: RedisServer, results: RedisServer) -> None:
     """With a loop that runs, waits and callbacks that are pending."""
-    script = subprocess.run(
-        [sys.executable, "-c", EXIT, MODE, broker.url(), results.url(), DRAINER],
-        env=UNMEASURED,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    script = run_exit(EXIT, broker.url(), results.url())
     assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
 
 
@@ -87,13 +92,7 @@ print(app.backend.oid)
 def test_the_end_of_the_interpreter_deletes_the_queue(
     rabbit: RabbitServer, rabbit_worker: object
 ) -> None:
-    script = subprocess.run(
-        [sys.executable, "-c", EXIT_RPC, MODE, rabbit.url(), DRAINER],
-        env=UNMEASURED,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    script = run_exit(EXIT_RPC, rabbit.url())
     assert (script.returncode, script.stderr) == (0, "")
     assert rabbit.messages(script.stdout.strip()) is None
 

@@ -21,7 +21,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from celery_green_drain import DrainerStopped, ResultEvicted
 
-from .green import GREEN, crowd, drain_loops, kill, size, spawn, wait_until
+from .green import GREEN, crowd, drain_loops, kill, size, spawn, spawn_get, wait_until
 from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
 from .servers import Worker
@@ -127,20 +127,6 @@ def test_a_stop_keeps_the_queue_for_those_who_wait_again(app: Celery, rabbit: Ra
     assert isinstance(waiting[0], DrainerStopped)
     wait_until(lambda: rabbit.messages(app.backend.oid), "the result in the queue")
     assert result.get(timeout=20) == "late"
-
-
-def spawn_get(result: Any, **options: Any) -> list[Any]:
-    """Wait for *result* beside the test; the list gets what comes of it."""
-    outcome: list[Any] = []
-
-    def get() -> None:
-        try:
-            outcome.append(result.get(timeout=options.get("timeout", 60)))
-        except Exception as exc:
-            outcome.append(exc)
-
-    spawn(get)
-    return outcome
 
 
 def test_a_forgotten_app_deletes_its_queue(
