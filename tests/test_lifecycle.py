@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import weakref
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from celery import Celery, uuid
+from celery import Celery, exceptions, uuid
 from kombu import pools
 
 from celery_green_drain import DrainerStopped
@@ -81,6 +82,28 @@ def test_apps_that_come_and_go_leave_nothing(conf: list[str]) -> None:
     wait_until(
         lambda: gc.collect() >= 0 and all(map(int.__le__, count(), before)), left, timeout=60
     )
+
+
+def test_an_app_that_goes_before_its_loop_has_noticed_a_wait(conf: list[str]) -> None:
+    """Nobody is left whom another loop could serve, or who could stop it."""
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        release.wait(60)
+
+    loops = drain_loops()
+    with make_app(*conf, result_drainer=DRAINER) as app:
+        use(app)
+        app.backend.result_consumer.in_loop(hold)
+        assert held.wait(60)
+        with pytest.raises(exceptions.TimeoutError):
+            app.AsyncResult(uuid()).get(timeout=0.01)
+        gone = weakref.ref(app.backend)
+        del app
+    wait_until(lambda: gc.collect() >= 0 and gone() is None, "the end of the app")
+    release.set()
+    wait_until(lambda: drain_loops() == loops, "the end of the loop")
 
 
 def test_many_apps_at_once(

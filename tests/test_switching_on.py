@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
 import types
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +25,9 @@ from celery_green_drain.backends.redis import RedisBackend as DrainedRedisBacken
 from celery_green_drain.backends.redis import SentinelBackend as DrainedSentinelBackend
 from celery_green_drain.settings import Settings
 
-from .green import DRAINER, GREEN, MODE
+from .green import DRAINER, GREEN, MODE, wait_until
 from .servers import UNMEASURED, RedisServer
+from .tasks import make_app
 
 
 def ours(app: Celery) -> bool:
@@ -320,6 +323,33 @@ def test_a_drainer_of_celerys(make: Callable[..., Celery], cls: type, results: R
     assert len(results.clients(sub="0")) <= 3
     with pytest.raises(Exception, match="timed out"):
         app.AsyncResult(uuid()).get(timeout=0.2)
+
+
+class InThreads(asynchronous.greenletDrainer):  # type: ignore[misc]
+    """Celery's loop, without a green library."""
+
+    def spawn(self, function: Callable[[], object]) -> threading.Thread:
+        thread = threading.Thread(target=function, daemon=True)
+        thread.start()
+        return thread
+
+
+def test_a_loop_of_celerys_ends_with_its_app(results: RedisServer, broker: RedisServer) -> None:
+    ended = threading.Event()
+
+    class Told({**STOCKS, "unpatched": InThreads}[MODE]):  # type: ignore[misc]
+        def run(self) -> None:
+            super().run()
+            ended.set()
+
+    with make_app(broker.url(), results.url("web"), result_drainer=Told) as app:
+        app.backend.store_result("looped", 1, "SUCCESS")
+        assert app.AsyncResult("looped").get(timeout=5) == 1
+        gone = weakref.ref(app.backend)
+        del app
+    wait_until(lambda: gc.collect() >= 0 and gone() is None, "the end of the app")
+    assert ended.wait(20)
+    wait_until(lambda: not results.clients(), "the end of its connections")
 
 
 def test_default_in_the_registry(make: Callable[..., Celery]) -> None:

@@ -269,7 +269,7 @@ class ResultConsumer(ABC):
     def _orphaned(self, _: object) -> None:
         drainer = self._drainer
         if drainer is not None:
-            drainer.ask_to_stop()
+            drainer.retire()
 
     def after_fork_in_child(self) -> None:
         """Leave to the parent what is the parent's: sockets are neither closed nor written to."""

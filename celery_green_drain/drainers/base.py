@@ -115,6 +115,7 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         self._lock = threading.Lock()
         self._running = False
         self._stopping = False
+        self._retired = False
         self._abandoned = False
         self._ended = self._broadcast()
         self._nap: Signal | None = None
@@ -175,8 +176,8 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
     # -- life
 
     def start(self) -> None:
-        """Start the loop. Without effect where it runs; after :meth:`stop` it starts anew."""
-        if self._running:
+        """Start the loop, after :meth:`stop` anew. Without effect where it runs, or is retired."""
+        if self._running or self._retired:
             return
         with self._lock:
             if self._running:
@@ -211,6 +212,16 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         if wake is not None:
             wake()
 
+    def retire(self) -> None:
+        """The same, and never start again: nobody is left to be served."""
+        # A flag of its own, as a start() under way would clear the other.
+        self._retired = True
+        self.ask_to_stop()
+
+    @property
+    def _ending(self) -> bool:
+        return self._stopping or self._retired
+
     def abandon(self) -> None:
         """Forget the loop without touching what it holds: it belongs to the process that forked."""
         self._abandoned = self._stopping = True
@@ -219,7 +230,7 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
     def run(self) -> None:
         """The loop itself: what :meth:`start` spawns."""
         try:
-            while not self._stopping:
+            while not self._ending:
                 self.turn()
         finally:
             self._finish()
@@ -231,7 +242,8 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         except socket.timeout:
             pass  # nothing came: Celery's own consumers say it so
         except Exception as exc:
-            self._failed(exc)
+            if not self._ending:
+                self._failed(exc)
             return
         if self._failures and getattr(self.result_consumer, "connections", True):
             self._hold()
@@ -241,7 +253,7 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
     def _finish(self) -> None:
         if self._abandoned:
             return
-        ended, stopped = self._ended, self._stopping
+        ended, stopped = self._ended, self._ending
         try:
             finished = getattr(self.result_consumer, "on_drainer_end", None)
             if finished is not None:
@@ -281,7 +293,7 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
                     exc,
                 )
         self._nap = nap = self.signal()
-        if not self._stopping:
+        if not self._ending:
             nap.wait(pause)
         self._nap = None
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .base import STOP_TIMEOUT
+from .base import STOP_TIMEOUT, TURN
 from .thread import ThreadDrainer
 
 __all__ = ("borrow",)
@@ -29,6 +29,7 @@ class _Borrowed(ThreadDrainer):
     def __init__(self, result_consumer: Any, cls: Callable[[Any], Any]) -> None:
         super().__init__(result_consumer)
         self._draining = threading.Lock()
+        self._leaving = False
         self._theirs = cls(self)
 
     def start(self) -> None:
@@ -42,11 +43,19 @@ class _Borrowed(ThreadDrainer):
 
     def drain_events(self, timeout: float | None = None) -> None:
         """What their drainer calls for a turn, each waiter by itself where it has no loop."""
-        if self._draining.acquire(timeout=-1 if timeout is None else timeout):
+        if self._retired:
+            self._leave()
+        elif self._draining.acquire(timeout=-1 if timeout is None else timeout):
             try:
                 self.turn() if timeout is None else self.turn(timeout)
             finally:
                 self._draining.release()
+
+    def _leave(self) -> None:
+        if not self._leaving:
+            self._leaving = True
+            self.spawn(self.stop)  # beside their loop, as it waits for that loop's end
+        self.sleep(TURN)
 
     def signal(self) -> Any:
         return _BorrowedSignal(self._theirs)
