@@ -213,7 +213,7 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
             wake()
 
     def retire(self) -> None:
-        """The same, and never start again: nobody is left to be served."""
+        """Let the loop end, as :meth:`ask_to_stop` does, and never start again."""
         # A flag of its own, as a start() under way would clear the other.
         self._retired = True
         self.ask_to_stop()
