@@ -192,8 +192,8 @@ class ResultConsumer(ABC):
         return any(function == self._want for function, _ in tuple(self._notes))
 
     def _read_notes(self) -> None:
-        notes, backend = self._notes, self.backend  # which a note may need, so it is held meanwhile
-        while notes and backend is not None:
+        notes = self._notes
+        while notes and self.backend is not None:
             function, args = notes.popleft()
             try:
                 function(*args)
