@@ -113,11 +113,25 @@ class DrainedBackendMixin:
         if timeout is not None and timeout <= 0:
             self._poll([result], on_message)
         else:
-            parents = _parents(result) if _follows(on_interval) else ()
-            with _Waiting(self, timeout, interval, ticks, on_message) as waiting:
-                waiting.begin([result], parents)
-                waiting.next()
+            followed = _follows(on_interval) and result.parent is not None
+            if ticks or followed or on_message is not None:
+                with _Waiting(self, timeout, interval, ticks, on_message) as waiting:
+                    waiting.begin([result], _parents(result) if followed else ())
+                    waiting.next()
+            else:
+                self._wait_for_end(result, timeout)
         return result.maybe_throw(callback=callback, propagate=propagate)
+
+    def _wait_for_end(self, result: Any, timeout: float | None) -> None:
+        """Wait for nothing but that: what most calls come to, and thousands at once."""
+        pending, wait = self.pending(result), Wait(self.result_consumer)
+        try:
+            wait.add(pending)
+            wait.next(None if timeout is None else time.monotonic() + timeout)
+        finally:
+            wait.close()
+        if pending.error is not None:
+            raise pending.error
 
     def iter_native(
         self,
