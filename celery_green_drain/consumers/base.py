@@ -147,8 +147,10 @@ class ResultConsumer(ABC):
 
     def in_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` in the drain loop, at its next turn. It must not block."""
-        self._note(function, *args)
+        self._notes.append((function, args))
+        # Not after the loop is woken: it might have done this by then, and been stopped since.
         self.drainer.start()
+        self.wake()
 
     def _note(self, function: Callable[..., object], *args: Any) -> None:
         self._notes.append((function, args))
