@@ -28,6 +28,7 @@ from .proxy import proxied
 from .rabbitmq import RabbitServer
 from .servers import UNMEASURED, Process, RedisServer, Worker, free_port
 from .tasks import make_app
+from .test_processes import run_exit
 
 KINDS = ("redis", "rpc")
 
@@ -280,7 +281,7 @@ print("fine")
 
 def test_billiard(conf: list[str]) -> None:
     """What Celery's prefork pool forks with."""
-    script = run(BILLIARD, *conf)
+    script = run_exit(BILLIARD, *conf, timeout=100)
     assert (script.returncode, script.stdout) == (0, "fine\n"), script.stderr
     assert "Traceback" not in script.stderr
 
@@ -374,16 +375,6 @@ wait_until(lambda: all(a.backend.result_consumer.statistics().pending for a in m
 print("ends", flush=True)
 sys.stdin.readline()
 """
-
-
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", script, MODE, *arguments, DRAINER],
-        env=UNMEASURED,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
 
 
 @pytest.mark.parametrize("fault", ["refuse", "swallow"])

@@ -25,14 +25,14 @@ def test_fork_rpc(rabbit: RabbitServer, rabbit_worker: object) -> None:
     assert rabbit.queues() == before
 
 
-def run_exit(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run *script*, one of those below, to its end."""
+def run_exit(script: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run *script* to its end, which is to come within *timeout* seconds."""
     return subprocess.run(
         [sys.executable, "-c", script, MODE, *arguments, DRAINER],
         env=UNMEASURED,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout,
     )
 
 
