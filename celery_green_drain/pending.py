@@ -6,19 +6,23 @@ Only the drain loop touches the table. Everybody else asks for a change through
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Optional, Protocol
+from typing import Any, Optional, Protocol
 
 from celery import states
 from celery.exceptions import TimeoutError
+from vine.abstract import Thenable
 
-if TYPE_CHECKING:
-    from .consumers.base import ResultConsumer
-    from .promises import PendingResult
+from .drainers.base import Drainer
+from .internals import known, make_known
+from .promises import Loop, Promise, failure
 
-__all__ = ("Arrival", "Meta", "PendingTable", "Wait")
+__all__ = ("Arrival", "Consumer", "Meta", "PendingResult", "PendingTable", "Wait")
+
+logger = logging.getLogger(__name__)
 
 #: What a store keeps of a task: ``task_id``, ``status``, ``result``, ``traceback``, …
 Meta = dict[str, Any]
@@ -40,6 +44,21 @@ class Inbox(Protocol):
     def __len__(self) -> int: ...
 
 
+class Consumer(Loop, Protocol):
+    """What waits and pending results need of a result consumer."""
+
+    @property
+    def drainer(self) -> Drainer: ...
+
+    table: PendingTable
+
+    def want(self, pending: PendingResult, wait: Wait | None = None) -> None: ...
+
+    def drop(self, pending: PendingResult) -> None: ...
+
+    def cannot_read(self, task_id: str, exc: Exception) -> None: ...
+
+
 class Wait:
     """One caller that waits for one or more results, with a signal of its own.
 
@@ -50,7 +69,7 @@ class Wait:
     __slots__ = ("_consumer", "_error", "_inbox", "_pending", "_signal", "messages")
 
     def __init__(
-        self, consumer: ResultConsumer, messages: bool = False, inbox: Inbox | None = None
+        self, consumer: Consumer, messages: bool = False, inbox: Inbox | None = None
     ) -> None:
         self.messages = messages
         self._consumer = consumer
@@ -110,6 +129,104 @@ class Wait:
             pending.waits.pop(self, None)
             if not (pending.ready or pending.wanted):
                 self._consumer.drop(pending)
+
+
+@Thenable.register
+class PendingResult(Promise):
+    """What one ``AsyncResult`` has to serve until it is ready: its waits and callbacks."""
+
+    __slots__ = ("_served", "consumer", "listed", "table", "task_id", "waits", "weak")
+
+    def __init__(self, result: Any, consumer: Consumer) -> None:
+        super().__init__(result, consumer)
+        self.consumer = consumer
+        self.task_id: str = result.id
+        #: Where it belongs. After a fork the child has a table of its own.
+        self.table: PendingTable = consumer.table
+        #: Whether it stands in that table. Set by the drain loop alone.
+        self.listed = False
+        #: Who is in ``get()`` for it: an ordered set.
+        self.waits: dict[Wait, None] = {}
+        #: Whether callbacks are not to keep the result alive.
+        self.weak = False
+        self._served = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody still asks for it."""
+        return bool(self.waits) or (self._served and self._ref() is not None)
+
+    def serve(self, keep: bool) -> None:
+        result = self._ref()
+        if getattr(result, "ignored", False):
+            logger.warning(
+                "Task %s ignores its result, so no callback will be called for it.", self.task_id
+            )
+            return
+        if keep and not self.weak:
+            self._keep = result
+        self._served = True
+        self.consumer.want(self)
+
+    def forget(self) -> None:
+        """The result was forgotten, or is being finalised: neither lock nor switch."""
+        self._keep = None
+        self._callbacks.clear()
+        if self._served or self.listed:
+            self._served = False
+            self.consumer.drop(self)
+
+    def __call__(self, result: Any) -> None:
+        """The result is ready: what ``AsyncResult`` calls, whoever found it out."""
+        if not self.ready:
+            self._finish(result)
+
+    def resolve(self, meta: Meta) -> None:
+        """The result has come, with the last state *meta*."""
+        result = self._ref()
+        if result is None or self.ready:
+            return
+        try:
+            make_known(result, meta)
+        except Exception as exc:
+            # Such as children that are none, or an exception class that is refused.
+            self.consumer.cannot_read(self.task_id, exc)
+            self.fail(exc)
+        if not self.ready:  # on_ready is another promise by now
+            self._finish(result)
+
+    def fail(self, error: Exception) -> None:
+        """The result cannot be read, or will never come."""
+        if not self.ready:
+            self.error = error
+            self._finish(self._ref())
+
+    @property
+    def last(self) -> Meta | None:
+        """The last state; None: it is not ready, or was forgotten.
+
+        A result that cannot be read is a failure.
+        """
+        if self.error is not None:
+            return {"task_id": self.task_id, "status": states.FAILURE, "result": self.error}
+        result = self._ref()
+        meta: Meta | None = None if result is None else known(result)
+        return meta
+
+    def _finish(self, result: Any) -> None:
+        self.ready = True  # before the lists are read: who adds to them looks at it afterwards
+        self._keep = None
+        for wait in tuple(self.waits):
+            wait.put(self, None)
+        self._call_all(result)
+        if self.listed:
+            self.consumer.drop(self)
+
+    def _error(self, result: Any) -> BaseException | None:
+        return self.error or failure(result)
+
+    def _name(self, result: Any) -> str:
+        return f"task {self.task_id}"
 
 
 class Entry:

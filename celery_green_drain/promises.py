@@ -14,9 +14,9 @@ from __future__ import annotations
 import contextvars
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from celery import states
 from celery.result import ResultSet
@@ -25,15 +25,21 @@ from vine.abstract import Thenable
 
 from .django import close_old_connections
 from .errors import ResultNeverCame
-from .results import known, leaves, make_known
+from .internals import known, leaves
 
-if TYPE_CHECKING:
-    from .consumers.base import ResultConsumer
-    from .pending import Meta, PendingTable, Wait
-
-__all__ = ("PendingResult", "PendingSet")
+__all__ = ("Loop", "PendingSet", "Promise", "failure")
 
 logger = logging.getLogger(__name__)
+
+
+class Loop(Protocol):
+    """What promises need of the drain loop; a result consumer is one."""
+
+    def in_loop(self, function: Callable[..., object], *args: Any) -> None:
+        """Run ``function(*args)`` in the drain loop, at its next turn. It must not block."""
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Run ``function(*args)`` beside the drain loop."""
 
 
 class Callback:
@@ -72,11 +78,22 @@ class Callback:
 class Promise:
     """The interface of a vine promise, as Celery uses it on ``on_ready``."""
 
-    __slots__ = ("__weakref__", "_barriers", "_callbacks", "_keep", "_ref", "consumer", "ready")
+    __slots__ = (
+        "__weakref__",
+        "_barriers",
+        "_callbacks",
+        "_keep",
+        "_ref",
+        "error",
+        "loop",
+        "ready",
+    )
 
-    def __init__(self, result: Any, consumer: ResultConsumer) -> None:
-        self.consumer = consumer
+    def __init__(self, result: Any, loop: Loop) -> None:
+        self.loop = loop
         self.ready = False
+        #: What made the result unreadable, if something did.
+        self.error: Exception | None = None
         self._ref = weakref.ref(result)
         self._keep: Any = None
         self._callbacks: list[Callback] = []
@@ -119,7 +136,7 @@ class Promise:
 
     def _join(self, waiting: barrier) -> None:
         self._barriers.append(waiting)
-        Gate.of(waiting, self.consumer).add(self)
+        Gate.of(waiting, self.loop).add(self)
         if self.ready:
             self._call_all(self._ref())
 
@@ -129,12 +146,12 @@ class Promise:
         # Taken one by one, so that two threads here at once call nothing twice.
         for waiting in _taken(self._barriers):
             # In the loop, as a barrier counts wrong where two count at once.
-            self.consumer.in_loop(Gate.of(waiting, self.consumer).count, waiting, result)
+            self.loop.in_loop(Gate.of(waiting, self.loop).count, waiting, result)
         if result is None or not self._callbacks:
             return
         error = self._error(result)
         for callback in _taken(self._callbacks):
-            self.consumer.call(callback.run, self._name(result), error, result)
+            self.loop.call(callback.run, self._name(result), error, result)
 
     def _error(self, result: Any) -> BaseException | None:
         raise NotImplementedError("subclass responsibility")
@@ -147,10 +164,10 @@ def _thenable(callback: Any, on_error: Any) -> Any:
     return callback if isinstance(callback, Thenable) else promise(callback, on_error=on_error)
 
 
-def _failure(result: Any) -> BaseException | None:
+def failure(result: Any) -> BaseException | None:
     """What a result that is ready has failed with. Asks nobody, as this is the drain loop."""
     pending = result.on_ready
-    if isinstance(pending, PendingResult) and pending.error is not None:
+    if isinstance(pending, Promise) and pending.error is not None:
         return pending.error
     meta = known(result)
     return meta["result"] if meta and meta["status"] in states.PROPAGATE_STATES else None
@@ -165,112 +182,13 @@ def _taken(items: list[Any]) -> Iterator[Any]:
 
 
 @Thenable.register
-class PendingResult(Promise):
-    """What one ``AsyncResult`` has to serve until it is ready: its waits and callbacks."""
-
-    __slots__ = ("_served", "error", "listed", "table", "task_id", "waits", "weak")
-
-    def __init__(self, result: Any, consumer: ResultConsumer) -> None:
-        super().__init__(result, consumer)
-        self.task_id: str = result.id
-        #: Where it belongs. After a fork the child has a table of its own.
-        self.table: PendingTable = consumer.table
-        #: Whether it stands in that table. Set by the drain loop alone.
-        self.listed = False
-        #: Who is in ``get()`` for it: an ordered set.
-        self.waits: dict[Wait, None] = {}
-        #: What made the result unreadable, if something did.
-        self.error: Exception | None = None
-        #: Whether callbacks are not to keep the result alive.
-        self.weak = False
-        self._served = False
-
-    @property
-    def wanted(self) -> bool:
-        """Whether somebody still asks for it."""
-        return bool(self.waits) or (self._served and self._ref() is not None)
-
-    def serve(self, keep: bool) -> None:
-        result = self._ref()
-        if getattr(result, "ignored", False):
-            logger.warning(
-                "Task %s ignores its result, so no callback will be called for it.", self.task_id
-            )
-            return
-        if keep and not self.weak:
-            self._keep = result
-        self._served = True
-        self.consumer.want(self)
-
-    def forget(self) -> None:
-        """The result was forgotten, or is being finalised: neither lock nor switch."""
-        self._keep = None
-        self._callbacks.clear()
-        if self._served or self.listed:
-            self._served = False
-            self.consumer.drop(self)
-
-    def __call__(self, result: Any) -> None:
-        """The result is ready: what ``AsyncResult`` calls, whoever found it out."""
-        if not self.ready:
-            self._finish(result)
-
-    def resolve(self, meta: Meta) -> None:
-        """The result has come, with the last state *meta*."""
-        result = self._ref()
-        if result is None or self.ready:
-            return
-        try:
-            make_known(result, meta)
-        except Exception as exc:
-            # Such as children that are none, or an exception class that is refused.
-            self.consumer.cannot_read(self.task_id, exc)
-            self.fail(exc)
-        if not self.ready:  # on_ready is another promise by now
-            self._finish(result)
-
-    def fail(self, error: Exception) -> None:
-        """The result cannot be read, or will never come."""
-        if not self.ready:
-            self.error = error
-            self._finish(self._ref())
-
-    @property
-    def last(self) -> Meta | None:
-        """The last state; None: it is not ready, or was forgotten.
-
-        A result that cannot be read is a failure.
-        """
-        if self.error is not None:
-            return {"task_id": self.task_id, "status": states.FAILURE, "result": self.error}
-        result = self._ref()
-        meta: Meta | None = None if result is None else known(result)
-        return meta
-
-    def _finish(self, result: Any) -> None:
-        self.ready = True  # before the lists are read: who adds to them looks at it afterwards
-        self._keep = None
-        for wait in tuple(self.waits):
-            wait.put(self, None)
-        self._call_all(result)
-        if self.listed:
-            self.consumer.drop(self)
-
-    def _error(self, result: Any) -> BaseException | None:
-        return self.error or _failure(result)
-
-    def _name(self, result: Any) -> str:
-        return f"task {self.task_id}"
-
-
-@Thenable.register
 class PendingSet(Promise):
     """The same for a ``ResultSet`` or ``GroupResult``, ready when all its members are."""
 
     __slots__ = ("_gate",)
 
     def __init__(self, result_set: ResultSet, gate: Gate) -> None:
-        super().__init__(result_set, gate.consumer)
+        super().__init__(result_set, gate.loop)
         self._gate = gate
 
     def serve(self, keep: bool) -> None:
@@ -284,7 +202,7 @@ class PendingSet(Promise):
         self._keep = None
 
     def _error(self, result: Any) -> BaseException | None:
-        return next(filter(None, map(_failure, leaves(result))), None)
+        return next(filter(None, map(failure, leaves(result))), None)
 
     def _name(self, result: Any) -> str:
         return f"group {result.id}" if hasattr(result, "id") else f"{len(result)} results"
@@ -297,8 +215,8 @@ class Gate:
     that somebody waits for the whole.
     """
 
-    def __init__(self, consumer: ResultConsumer) -> None:
-        self.consumer = consumer
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
         self.ready = False
         self._open = False
         #: What has come before anybody listened: a barrier that is still being made counts wrong.
@@ -308,10 +226,10 @@ class Gate:
         self._served: list[PendingSet] = []
 
     @classmethod
-    def of(cls, waiting: barrier, consumer: ResultConsumer) -> Gate:
+    def of(cls, waiting: barrier, loop: Loop) -> Gate:
         """The gate of a barrier; put there when its first member of ours joins."""
         if not isinstance(waiting.p, cls):
-            before, waiting.p = waiting.p, cls(consumer)
+            before, waiting.p = waiting.p, cls(loop)
             for listener in before.listeners:
                 if listener is not None:
                     waiting.p.then(listener)
@@ -342,10 +260,10 @@ class Gate:
             result_set.on_ready = PendingSet(result_set, self)
         if result_set is None:
             target = Callback(_thenable(callback, on_error))
-            callback = partial(self.consumer.call, target.run, "a barrier", None)
+            callback = partial(self.loop.call, target.run, "a barrier", None)
         self._listeners.append(callback)
         if self._early or self.ready:
-            self.consumer.in_loop(self._attend)
+            self.loop.in_loop(self._attend)
 
     def count(self, waiting: barrier, result: Any) -> None:
         """Have the barrier count *result*: in the drain loop."""

@@ -20,7 +20,7 @@ from celery.exceptions import TimeoutError
 from celery.result import ResultBase
 
 from .errors import DrainerStopped
-from .results import leaves
+from .internals import leaves
 from .watching import State, States, follow
 
 __all__ = (

@@ -14,9 +14,8 @@ from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import ResultBase, assert_will_not_block
 
 from .backends.base import DrainedBackendMixin
-from .pending import Arrival, Meta, Wait
-from .promises import PendingResult
-from .results import known, leaves
+from .internals import known, leaves
+from .pending import Arrival, Meta, PendingResult, Wait
 
 __all__ = ("State", "States", "follow", "watch")
 

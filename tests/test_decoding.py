@@ -9,8 +9,8 @@ import pytest
 from kombu import serialization
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from celery_green_drain import decoding
-from celery_green_drain.decoding import JSON, loads
+from celery_green_drain.consumers import decoding
+from celery_green_drain.consumers.decoding import JSON, loads
 
 
 @pytest.fixture

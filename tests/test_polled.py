@@ -21,7 +21,7 @@ from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import GroupResult, ResultSet
 
 from celery_green_drain import DrainerStopped, watch
-from celery_green_drain.consumers import polling
+from celery_green_drain.consumers import polled
 
 from .green import DRAINER, GREEN, crowd, kill, size, spawn, spawn_get, wait_until
 from .servers import RedisServer, Worker
@@ -216,7 +216,7 @@ def test_a_timeout_is_exact(app: Celery) -> None:
 
 def test_more_than_a_look_takes(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.backend.traits.lookup, "chunk", 7)
-    monkeypatch.setattr(polling, "BATCH", 5)
+    monkeypatch.setattr(polled, "BATCH", 5)
     ids = [store(app, i) for i in range(20)]
     assert crowd(20, lambda i: app.AsyncResult(ids[i]).get(timeout=20)) == list(range(20))
 
@@ -304,7 +304,7 @@ def looks(postgres: PostgresServer) -> list[str]:
 def test_nobody_waits_and_nothing_is_asked(
     make: Callable[..., Celery], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "LINGER", 1.5)
+    monkeypatch.setattr(polled, "LINGER", 1.5)
     app = make("postgres")
     assert app.AsyncResult(store(app)).get(timeout=20) == 42
     consumer = app.backend.result_consumer

@@ -216,7 +216,7 @@ def test_results_that_nobody_reads(
     publish_results(app, rabbit, [f"task {i}" for i in range(count)])
     evicted = count - kept
     wait_until(lambda: consumer(app).statistics().evicted == evicted, "the last one", timeout=120)
-    assert len(consumer(app).arrived) == kept
+    assert len(consumer(app).buffer) == kept
     assert "that nobody has asked for" in caplog.text
     assert len([message for message in caplog.messages if "Dropped" in message]) < 10
     assert app.AsyncResult(f"task {evicted}").get(timeout=20) == evicted
@@ -247,7 +247,7 @@ def publish_results(app: Celery, rabbit: RabbitServer, ids: list[str]) -> None:
 
 def test_a_small_buffer(make: Callable[..., Celery], rabbit: RabbitServer) -> None:
     app = make(broker=rabbit.url(), results="rpc://", result_drainer_buffer=2)
-    arrived = consumer(app).arrived
+    arrived = consumer(app).buffer
     publish_results(app, rabbit, ["a", "b"])
     wait_until(lambda: len(arrived) == 2, "two results")
     assert app.AsyncResult("a").get(timeout=20) == 0  # it is not what is dropped next
@@ -278,7 +278,7 @@ def test_what_was_seen_is_kept_until_it_is_got(
 def test_a_state_that_is_not_the_last_is_no_loss(
     make: Callable[..., Celery], rabbit: RabbitServer, store: Callable[..., str], app: Celery
 ) -> None:
-    app.backend.result_consumer.arrived._limit = 2
+    app.backend.result_consumer.buffer._limit = 2
     running = store({"step": 1}, "PROGRESS")
     wait_until(lambda: app.AsyncResult(running).state == "PROGRESS", "the state")
     with pytest.raises(TimeoutError):
@@ -292,14 +292,14 @@ def test_a_state_that_is_not_the_last_is_no_loss(
 
 def test_the_oldest_goes_first(app: Celery, store: Callable[..., str]) -> None:
     """By its latest state: a task that began long ago may have ended just now."""
-    arrived = consumer(app).arrived
-    arrived._limit = 2
+    buffer = consumer(app).buffer
+    buffer._limit = 2
     store({"step": 1}, "PROGRESS", "a")
     wait_until(lambda: app.AsyncResult("a").state == "PROGRESS", "the state")
     store(1, task_id="b")
     store(2, task_id="a")
     store(3, task_id="c")
-    wait_until(lambda: arrived.get("c"), "the last one")
+    wait_until(lambda: buffer.get("c"), "the last one")
     assert app.AsyncResult("a").get(timeout=20) == 2
     with pytest.raises(ResultEvicted):
         app.AsyncResult("b").get(timeout=20)

@@ -12,9 +12,8 @@ from celery.result import ResultSet
 
 from ..consumers.base import ResultConsumer
 from ..drainers import check
-from ..pending import Wait
-from ..promises import PendingResult
-from ..results import known, leaves, make_known
+from ..internals import known, leaves, make_known
+from ..pending import PendingResult, Wait
 from ..settings import Settings
 
 __all__ = ("DrainedBackendMixin",)

@@ -12,12 +12,12 @@ from typing import Any
 
 from celery.backends.base import unpickle_backend
 
-from ..consumers.polling import PollingResultConsumer
+from ..consumers.lookups import Lookup, OneByOne
+from ..consumers.polled import PolledResultConsumer
 from ..django import close_old_connections
-from ..lookups import Lookup, OneByOne
 from .base import DrainedBackendMixin
-from .clients import ClientsMixin
-from .traits import has_own_clients, traits_of
+from .memcached import ClientsMixin
+from .stores import has_own_clients, traits_of
 
 __all__ = ("PolledBackendMixin", "polled")
 
@@ -45,7 +45,7 @@ class PolledBackendMixin(DrainedBackendMixin):
         super().__init__(app, *args, **kwargs)
         #: What is known of the store.
         self.traits = traits_of(self, self.stock, self.drainer_settings.threads)
-        self.result_consumer: Any = PollingResultConsumer(self)
+        self.result_consumer: Any = PolledResultConsumer(self)
 
     def lookup(self, one_by_one: bool = False) -> Lookup:
         """Make what finds the states of many tasks: as the store can best, or *one_by_one*."""

@@ -10,8 +10,8 @@ import redis
 import redis.sentinel
 from celery.backends import redis as stock
 
+from ..consumers.decoding import decode
 from ..consumers.redis import RedisResultConsumer
-from ..decoding import decode
 from .base import DrainedBackendMixin
 
 __all__ = ("RedisBackend", "SentinelBackend")

@@ -84,7 +84,7 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
     poll = get_task_meta
 
     def forget(self, task_id: str) -> None:
-        self.result_consumer.arrived.forget(task_id)
+        self.result_consumer.buffer.forget(task_id)
         super().forget(task_id)
 
     def _after_fork(self) -> None:

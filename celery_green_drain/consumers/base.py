@@ -10,16 +10,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import drainers
 from ..drainers.base import Drainer
 from ..errors import DrainerStopped, ResultNeverCame
-from ..pending import Meta, PendingTable, Wait
+from ..pending import Meta, PendingResult, PendingTable, Wait
 from ..settings import Settings
-
-if TYPE_CHECKING:
-    from ..promises import PendingResult
 
 __all__ = ("ResultConsumer", "Statistics")
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -35,7 +35,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from ..pending import Wait
+from ..pending import PendingResult, Wait
 from .session import Session, SessionConsumer, not_blocking, nothing_there
 from .waker import Waker
 
@@ -44,8 +44,6 @@ try:
 except ImportError:
     hiredis = None  # type: ignore[assignment]
 
-if TYPE_CHECKING:
-    from ..promises import PendingResult
 
 __all__ = ("RedisResultConsumer",)
 

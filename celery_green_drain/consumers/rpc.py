@@ -12,7 +12,7 @@ import math
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import kombu
@@ -20,16 +20,13 @@ from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
 from celery.signals import worker_process_shutdown
 from kombu.exceptions import DecodeError, KombuError
 
-from ..decoding import loads
 from ..drainers.base import Drainer
-from ..pending import Meta, Wait
+from ..pending import Meta, PendingResult, Wait
 from .amqp import AmqpSession
-from .arrived import Arrived, Payload
+from .buffer import Buffer, Payload
+from .decoding import loads
 from .session import Session, SessionConsumer
 from .virtual import VirtualSession
-
-if TYPE_CHECKING:
-    from ..promises import PendingResult
 
 __all__ = ("ReplyQueue", "RpcResultConsumer")
 
@@ -68,7 +65,7 @@ class RpcResultConsumer(SessionConsumer):
         super()._begin()
         #: Another one in each process, so that nobody gets what is another's.
         self.queue_name = str(uuid4())
-        self.arrived = Arrived(self.settings.buffer)
+        self.buffer = Buffer(self.settings.buffer)
         #: Connections of senders over which the queue was declared: a broker may lose it.
         self.declared: weakref.WeakSet[Any] = weakref.WeakSet()
         # The same object for all attempts: it knows which of several brokers is the next.
@@ -77,7 +74,7 @@ class RpcResultConsumer(SessionConsumer):
 
     @property
     def evictions(self) -> int:
-        return self.arrived.evictions
+        return self.buffer.evictions
 
     def queue(self) -> ReplyQueue:
         """The queue, which outlives a lost connection, and not for ever its process."""
@@ -141,7 +138,7 @@ class RpcResultConsumer(SessionConsumer):
             return
         task_id, last = meta["task_id"], meta["status"] in self.backend.READY_STATES
         waited_for = task_id in self.table
-        self.arrived.put(task_id, _payload(message, last), read=waited_for)
+        self.buffer.put(task_id, _payload(message, last), read=waited_for)
         if waited_for:
             self.deliver(task_id, lambda: self.backend.meta_from_decoded(meta))
 
@@ -149,7 +146,7 @@ class RpcResultConsumer(SessionConsumer):
         task_id = message.properties.get("correlation_id")
         self.cannot_read(task_id or "(unknown)", exc)
         if isinstance(task_id, str):
-            self.arrived.put(task_id, _payload(message, True), read=task_id in self.table)
+            self.buffer.put(task_id, _payload(message, True), read=task_id in self.table)
             self.table.fail([task_id], exc)
 
     def decode(self, payload: Payload) -> Meta:
@@ -162,7 +159,7 @@ class RpcResultConsumer(SessionConsumer):
     def want(self, pending: PendingResult, wait: Wait | None = None) -> None:
         # What is here needs no loop: it may be waiting for a broker that is away.
         try:
-            payload = self.arrived.get(pending.task_id)
+            payload = self.buffer.get(pending.task_id)
             if payload is None or not payload.last:
                 super().want(pending, wait)
                 return
@@ -175,16 +172,16 @@ class RpcResultConsumer(SessionConsumer):
 
     def _got(self, task_id: str) -> None:
         self._delivered += 1
-        self.arrived.mark_read(task_id)
+        self.buffer.mark_read(task_id)
 
     def on_wanted(self, task_id: str) -> None:
         try:
-            payload = self.arrived.get(task_id)
+            payload = self.buffer.get(task_id)
         except Exception as exc:
             self.table.fail([task_id], exc)
             return
         if payload is not None:
-            self.arrived.mark_read(task_id)
+            self.buffer.mark_read(task_id)
             self.deliver(task_id, lambda: self.decode(payload))
 
     def latest(self, task_id: str) -> Meta | None:
@@ -192,10 +189,10 @@ class RpcResultConsumer(SessionConsumer):
 
         :raises ResultEvicted: where it came, and is no longer kept.
         """
-        payload = self.arrived.get(task_id)
+        payload = self.buffer.get(task_id)
         if payload is None:
             return None
-        self.arrived.note_asked(task_id)
+        self.buffer.note_asked(task_id)
         return self.decode(payload)
 
     # -- the ends of things

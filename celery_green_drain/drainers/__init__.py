@@ -53,9 +53,9 @@ def choose(value: str | type) -> Callable[[Any], Drainer]:
     if issubclass(cls, Drainer):
         problem = cls.problem()
         return _instead(value, problem) if problem else cls
-    from .borrowed import borrow
+    from .foreign import adapt
 
-    return borrow(cls)
+    return adapt(cls)
 
 
 def fitting() -> type[Drainer]:

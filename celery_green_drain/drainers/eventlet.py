@@ -16,7 +16,7 @@ from eventlet.green.select import select
 from eventlet.green.selectors import SelectSelector
 
 from .base import TURN, Drainer, Lanes, Outcome, Signal
-from .crew import Crew
+from .callbacks import CallbackRunner
 from .thread import ThreadSignal
 
 __all__ = ("EventletDrainer",)
@@ -34,7 +34,7 @@ class EventletDrainer(Drainer):
 
     def __init__(self, result_consumer: Any) -> None:
         super().__init__(result_consumer)
-        self._crew = Crew(self.spawn)
+        self._callbacks = CallbackRunner(self.spawn)
 
     @classmethod
     def problem(cls) -> str | None:
@@ -47,7 +47,7 @@ class EventletDrainer(Drainer):
         )
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        self._crew.call(function, *args)
+        self._callbacks.call(function, *args)
 
     def is_local(self) -> bool:
         return self._hub is None or self._hub is hubs.get_hub()

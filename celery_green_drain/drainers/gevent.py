@@ -15,7 +15,7 @@ from gevent.selectors import GeventSelector
 from gevent.threadpool import ThreadPool
 
 from .base import Drainer, Lanes, Outcome
-from .crew import Crew
+from .callbacks import CallbackRunner
 
 __all__ = ("GeventDrainer",)
 
@@ -32,7 +32,7 @@ class GeventDrainer(Drainer):
 
     def __init__(self, result_consumer: Any) -> None:
         super().__init__(result_consumer)
-        self._crew = Crew(self.spawn)
+        self._callbacks = CallbackRunner(self.spawn)
 
     @classmethod
     def problem(cls) -> str | None:
@@ -45,7 +45,7 @@ class GeventDrainer(Drainer):
         )
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        self._crew.call(function, *args)
+        self._callbacks.call(function, *args)
 
     def is_local(self) -> bool:
         return self._hub is None or self._hub is get_hub()

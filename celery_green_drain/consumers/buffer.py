@@ -8,10 +8,10 @@ from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from ..decoding import loads
 from ..errors import ResultEvicted
+from .decoding import loads
 
-__all__ = ("Arrived", "Payload")
+__all__ = ("Buffer", "Payload")
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Payload(NamedTuple):
         return loads(self.body, self.content_type, self.content_encoding, accept)
 
 
-class Arrived:
+class Buffer:
     """Task id → the latest :class:`Payload`.
 
     The drain loop writes. Anybody may :meth:`get`, :meth:`note_asked` and :meth:`forget`, in any

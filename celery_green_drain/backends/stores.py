@@ -8,7 +8,7 @@ from typing import Any
 
 from celery.backends.base import BaseKeyValueStoreBackend
 
-from ..lookups import PARALLEL, DjangoKeys, DjangoRows, Keys, Lookup, OneByOne, Rows
+from ..consumers.lookups import PARALLEL, DjangoKeys, DjangoRows, Keys, Lookup, OneByOne, Rows
 
 __all__ = ("Traits", "has_own_clients", "traits_of")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .traits import Traits
+from .stores import Traits
 
 __all__ = ("Clients", "ClientsMixin")
 

@@ -15,8 +15,8 @@ from celery.exceptions import SecurityError
 from kombu.exceptions import SerializationError, SerializerNotInstalled
 from kombu.utils.encoding import bytes_to_str
 
-from .django import close_old_connections
-from .pending import Meta
+from ..django import close_old_connections
+from ..pending import Meta
 
 __all__ = (
     "DjangoKeys",

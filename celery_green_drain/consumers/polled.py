@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, Optional
 from celery import uuid
 
 from .. import drainers
-from ..lookups import OneByOne, unreadable
 from .base import ResultConsumer
+from .lookups import OneByOne, unreadable
 from .waker import Waker
 
 if TYPE_CHECKING:
     from ..drainers.base import Drainer, Lanes
-    from ..lookups import Found, Lookup
+    from .lookups import Found, Lookup
 
-__all__ = ("PollingResultConsumer",)
+__all__ = ("PolledResultConsumer",)
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ LINGER = 10.0
 BATCH = 500
 
 
-class PollingResultConsumer(ResultConsumer):
+class PolledResultConsumer(ResultConsumer):
     """Polls one store. See the module for how."""
 
     #: Each store has errors of its own, and any of them means: try again.
@@ -187,7 +187,7 @@ class PollingResultConsumer(ResultConsumer):
 class Session:
     """What a drain loop waits on, from its begin to its end."""
 
-    def __init__(self, consumer: PollingResultConsumer) -> None:
+    def __init__(self, consumer: PolledResultConsumer) -> None:
         #: Whether this belongs to the process that forked, and is not to be touched.
         self.forgotten = False
         with ExitStack() as opened:
@@ -219,7 +219,7 @@ class Poller:
     It lives in a greenlet (or thread) of its own, and so does its connection.
     """
 
-    def __init__(self, consumer: PollingResultConsumer) -> None:
+    def __init__(self, consumer: PolledResultConsumer) -> None:
         self._consumer = consumer
         self._drainer = consumer.drainer
         self._traits = consumer.backend.traits

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery import Celery, uuid
 
-from celery_green_drain.drainers.crew import SHIFT, Crew
+from celery_green_drain.drainers.callbacks import SHIFT, CallbackRunner
 
 from .green import GREEN, kill, spawn, wait_until
 
@@ -20,55 +20,55 @@ MANY = 5 * SHIFT
 
 @pytest.fixture
 def spawned() -> list[Any]:
-    """The greenlets that the crew has started."""
+    """The greenlets that the runner has started."""
     return []
 
 
 @pytest.fixture
-def crew(spawned: list[Any]) -> Crew:
+def runner(spawned: list[Any]) -> CallbackRunner:
     def start(function: Callable[..., object]) -> Any:
         spawned.append(spawn(function))
         return spawned[-1]
 
-    return Crew(start)
+    return CallbackRunner(start)
 
 
-def test_what_does_not_wait_shares_a_greenlet(crew: Crew, spawned: list[Any]) -> None:
+def test_what_does_not_wait_shares_a_greenlet(runner: CallbackRunner, spawned: list[Any]) -> None:
     calls: list[int] = []
     for number in range(MANY):
-        crew.call(calls.append, number)
+        runner.call(calls.append, number)
     wait_until(lambda: len(calls) == MANY, "all calls")
     assert calls == list(range(MANY))
     assert len(spawned) <= MANY / SHIFT + 1
 
 
-def test_what_waits_has_its_greenlet_alone(crew: Crew, spawned: list[Any]) -> None:
+def test_what_waits_has_its_greenlet_alone(runner: CallbackRunner, spawned: list[Any]) -> None:
     over = threading.Event()
     calls: list[int] = []
     for number in range(MANY):
-        crew.call(over.wait)
-        crew.call(calls.append, number)
+        runner.call(over.wait)
+        runner.call(calls.append, number)
     wait_until(lambda: len(calls) == MANY, "all that do not wait")
     over.set()
     wait_until(lambda: all(greenlet.dead for greenlet in spawned), "the end of the others")
 
 
-def test_what_is_called_while_all_wait(crew: Crew) -> None:
+def test_what_is_called_while_all_wait(runner: CallbackRunner) -> None:
     begun, over = threading.Event(), threading.Event()
 
     def wait() -> None:
         begun.set()
         over.wait()
 
-    crew.call(wait)
+    runner.call(wait)
     begun.wait()
     calls: list[int] = []
-    crew.call(calls.append, 1)
+    runner.call(calls.append, 1)
     wait_until(lambda: calls == [1], "the call")
     over.set()
 
 
-def test_one_that_ends_its_greenlet(crew: Crew) -> None:
+def test_one_that_ends_its_greenlet(runner: CallbackRunner) -> None:
     from greenlet import GreenletExit
 
     def leave() -> None:
@@ -76,28 +76,30 @@ def test_one_that_ends_its_greenlet(crew: Crew) -> None:
 
     calls: list[int] = []
     for number in range(MANY):
-        crew.call(leave)
-        crew.call(calls.append, number)
+        runner.call(leave)
+        runner.call(calls.append, number)
     wait_until(lambda: len(calls) == MANY, "the calls after those")
 
 
-def test_a_greenlet_that_is_killed_before_it_runs(crew: Crew, spawned: list[Any]) -> None:
+def test_a_greenlet_that_is_killed_before_it_runs(
+    runner: CallbackRunner, spawned: list[Any]
+) -> None:
     calls: list[int] = []
-    crew.call(calls.append, 1)
+    runner.call(calls.append, 1)
     kill(spawned[0])
-    crew.call(calls.append, 2)
+    runner.call(calls.append, 2)
     wait_until(lambda: calls == [1, 2], "both calls")
 
 
-def test_a_call_calls(crew: Crew, spawned: list[Any]) -> None:
+def test_a_call_calls(runner: CallbackRunner, spawned: list[Any]) -> None:
     calls: list[int] = []
 
     def call(left: int) -> None:
         calls.append(left)
         if left:
-            crew.call(call, left - 1)
+            runner.call(call, left - 1)
 
-    crew.call(call, MANY)
+    runner.call(call, MANY)
     wait_until(lambda: len(calls) == MANY + 1, "the last call")
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from .base import STOP_TIMEOUT, TURN
 from .thread import ThreadDrainer
 
-__all__ = ("borrow",)
+__all__ = ("adapt",)
 
 
-def borrow(cls: Callable[[Any], Any]) -> Callable[[Any], ThreadDrainer]:
+def adapt(cls: Callable[[Any], Any]) -> Callable[[Any], ThreadDrainer]:
     """Make the drainer class *cls* of somebody else serve our result consumers.
 
     It needs Celery's interface only: ``start``, ``stop`` and ``drain_events_until``.
@@ -20,12 +20,12 @@ def borrow(cls: Callable[[Any], Any]) -> Callable[[Any], ThreadDrainer]:
     """
 
     def make(result_consumer: Any) -> ThreadDrainer:
-        return _Borrowed(result_consumer, cls)
+        return _Foreign(result_consumer, cls)
 
     return make
 
 
-class _Borrowed(ThreadDrainer):
+class _Foreign(ThreadDrainer):
     def __init__(self, result_consumer: Any, cls: Callable[[Any], Any]) -> None:
         super().__init__(result_consumer)
         self._draining = threading.Lock()
@@ -58,10 +58,10 @@ class _Borrowed(ThreadDrainer):
         self.sleep(TURN)
 
     def signal(self) -> Any:
-        return _BorrowedSignal(self._theirs)
+        return _ForeignSignal(self._theirs)
 
 
-class _BorrowedSignal:
+class _ForeignSignal:
     __slots__ = ("_theirs", "ready")
 
     def __init__(self, theirs: Any) -> None:

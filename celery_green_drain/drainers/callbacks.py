@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ("Crew",)
+__all__ = ("CallbackRunner",)
 
 #: Calls that one greenlet makes before others may run.
 SHIFT = 100
 
 
-class Crew:
+class CallbackRunner:
     """Calls that do not wait share a greenlet; behind one that does, another takes over.
 
     To start a greenlet costs many times what a short call does. So before each call the next
