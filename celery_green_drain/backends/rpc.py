@@ -14,7 +14,8 @@ from celery.signals import before_task_publish
 from kombu.common import maybe_declare
 from kombu.utils.functional import maybe_list
 
-from ..consumers.rpc import ReplyQueue, RpcResultConsumer
+from ..consumers.replies import ReplyQueue
+from ..consumers.rpc import RpcResultConsumer
 from .base import DrainedBackendMixin
 
 __all__ = ("RpcBackend",)

@@ -15,8 +15,9 @@ from eventlet.event import Event
 from eventlet.green.select import select
 from eventlet.green.selectors import SelectSelector
 
-from .base import TURN, Drainer, Lanes, Outcome, Signal
+from .base import TURN, Drainer
 from .callbacks import CallbackRunner
+from .library import Lanes, Outcome, Signal
 from .thread import ThreadSignal
 
 __all__ = ("EventletDrainer",)
@@ -54,6 +55,9 @@ class EventletDrainer(Drainer):
 
     def spawn(self, function: Callable[..., object], *args: Any) -> object:
         return eventlet.spawn(function, *args)
+
+    def lives(self, spawned: Any) -> bool:
+        return spawned is not None and not spawned.dead
 
     def signal(self) -> Signal:
         if self.is_local():
@@ -115,7 +119,7 @@ def _in_thread(function: Callable[..., Any], args: tuple[Any, ...]) -> Outcome:
 
 
 class EventletSignal:
-    """A :class:`~celery_green_drain.drainers.base.Signal` for a green thread of this hub."""
+    """A :class:`~celery_green_drain.drainers.library.Signal` for a green thread of this hub."""
 
     __slots__ = ("_event", "ready")
 

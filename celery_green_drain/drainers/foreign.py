@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .base import STOP_TIMEOUT, TURN
+from .base import STOP_TIMEOUT, TURN, Life
+from .mailbox import Abandoned
 from .thread import ThreadDrainer
 
 __all__ = ("adapt",)
@@ -33,13 +34,16 @@ class _Foreign(ThreadDrainer):
         self._theirs = cls(self)
 
     def start(self) -> None:
-        self._theirs.start()
+        if not self._retired:
+            self._life = Life.RUNNING
+            self._theirs.start()
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         self.ask_to_stop()
         self._theirs.stop()
-        self.result_consumer.on_drainer_end(stopped=True)
-        self._stopping = False
+        self.drained.on_drainer_end(stopped=True)
+        self.mailbox.close()
+        self._life = Life.IDLE
 
     def drain_events(self, timeout: float | None = None) -> None:
         """What their drainer calls for a turn, each waiter by itself where it has no loop."""
@@ -48,6 +52,8 @@ class _Foreign(ThreadDrainer):
         elif self._draining.acquire(timeout=-1 if timeout is None else timeout):
             try:
                 self.turn() if timeout is None else self.turn(timeout)
+            except Abandoned:
+                self.sleep(TURN)  # a copy of their loop, which nothing ends
             finally:
                 self._draining.release()
 
@@ -56,6 +62,9 @@ class _Foreign(ThreadDrainer):
             self._leaving = True
             self.spawn(self.stop)  # beside their loop, as it waits for that loop's end
         self.sleep(TURN)
+
+    def lives(self, spawned: Any) -> bool:
+        return True  # it is theirs, if there is a loop at all
 
     def signal(self) -> Any:
         return _ForeignSignal(self._theirs)
