@@ -88,6 +88,9 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
         self.result_consumer.buffer.forget(task_id)
         super().forget(task_id)
 
+    def _forget(self, task_id: str) -> None:
+        """Nothing: no server keeps it. Celery's own says so since 5.7 only."""
+
     def _after_fork(self) -> None:
         """Nothing: Celery's hook knows some kinds of fork only, and the consumer knows all."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from .base import STOP_TIMEOUT, TURN, Life
+from .library import Outcome
 from .mailbox import Abandoned
 from .thread import ThreadDrainer
 
 __all__ = ("adapt",)
+
+logger = logging.getLogger(__name__)
 
 
 def adapt(cls: Callable[[Any], Any]) -> Callable[[Any], ThreadDrainer]:
@@ -40,10 +44,30 @@ class _Foreign(ThreadDrainer):
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         self.ask_to_stop()
-        self._theirs.stop()
+        self._stop_theirs(timeout)
         self.drained.on_drainer_end(stopped=True)
         self.mailbox.close()
         self._life = Life.IDLE
+
+    def _stop_theirs(self, timeout: float) -> None:
+        # Beside the caller, as theirs may wait for ever: before Celery 5.6 its eventlet drainer
+        # does, as its loop dies of the request to end.
+        outcomes: list[Outcome] = []
+        stopped = threading.Event()
+
+        def stop() -> None:
+            outcomes.append(Outcome(self._theirs.stop, ()))
+            stopped.set()
+
+        self.spawn(stop)
+        if stopped.wait(timeout):
+            outcomes[0].get()
+        else:
+            logger.warning(
+                "%s has not stopped within %g s. It is left alone.",
+                type(self._theirs).__qualname__,
+                timeout,
+            )
 
     def drain_events(self, timeout: float | None = None) -> None:
         """What their drainer calls for a turn, each waiter by itself where it has no loop."""
