@@ -411,8 +411,7 @@ def test_groups_that_nobody_reads_leave_nothing(app: Celery) -> None:
     for _ in range(10):
         GroupResult(uuid(), [app.AsyncResult(uuid()) for _ in range(10)], app=app)
     gc.collect()
-    assert len(app.backend.result_consumer._notes) == 0
-    assert app.backend.result_consumer.statistics().drainer is None
+    assert app.backend.result_consumer.statistics().drainer is None  # nothing was asked for
 
 
 def test_a_cancelled_barrier(app: Celery, store: Callable[..., str]) -> None:

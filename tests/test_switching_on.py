@@ -25,7 +25,7 @@ from celery_green_drain.backends.redis import RedisBackend as DrainedRedisBacken
 from celery_green_drain.backends.redis import SentinelBackend as DrainedSentinelBackend
 from celery_green_drain.settings import Settings
 
-from .green import DRAINER, GREEN, MODE, wait_until
+from .green import DRAINER, GREEN, MODE, crowd, wait_until
 from .servers import UNMEASURED, RedisServer
 from .tasks import make_app
 
@@ -119,6 +119,20 @@ def test_sentinel_waits_for_a_free_connection() -> None:
     pool = app.backend.client.connection_pool
     assert (pool.max_connections, pool.timeout) == (3, None)
     assert pool.service_name == "main"
+
+
+def test_many_greenlets_make_one_client(make: Callable[..., Celery]) -> None:
+    """Though each switches in the middle of making it."""
+    app = make(redis_max_connections=3)
+    backend, began = app.backend, threading.Barrier(20)
+    create = backend._create_client
+
+    def create_slowly(**params: Any) -> Any:
+        began.wait(20)
+        return create(**params)
+
+    backend._create_client = create_slowly
+    assert len(set(map(id, crowd(20, lambda _: backend.client)))) == 1
 
 
 # -- without it
@@ -325,6 +339,23 @@ def test_a_drainer_of_celerys(make: Callable[..., Celery], cls: type, results: R
         app.AsyncResult(uuid()).get(timeout=0.2)
 
 
+def test_a_drainer_that_does_not_stop(
+    make: Callable[..., Celery], caplog: pytest.LogCaptureFixture
+) -> None:
+    release = threading.Event()
+
+    class Endless(asynchronous.Drainer):  # type: ignore[misc]
+        def stop(self) -> None:
+            release.wait(60)
+
+    app = make(result_drainer=Endless)
+    app.backend.store_result("endless", 1, "SUCCESS")
+    assert app.AsyncResult("endless").get(timeout=5) == 1
+    app.backend.result_consumer.drainer.stop(timeout=0.1)
+    release.set()
+    assert "Endless has not stopped within 0.1 s" in caplog.text
+
+
 class InThreads(asynchronous.greenletDrainer):  # type: ignore[misc]
     """Celery's loop, without a green library."""
 
@@ -339,8 +370,10 @@ def test_a_loop_of_celerys_ends_with_its_app(results: RedisServer, broker: Redis
 
     class Told({**STOCKS, "unpatched": InThreads}[MODE]):  # type: ignore[misc]
         def run(self) -> None:
-            super().run()
-            ended.set()
+            try:
+                super().run()
+            finally:  # also where Celery's own loop dies of the request to end
+                ended.set()
 
     with make_app(broker.url(), results.url("web"), result_drainer=Told) as app:
         app.backend.store_result("looped", 1, "SUCCESS")
@@ -372,9 +405,16 @@ def test_a_stock_consumer_runs_on_our_drainer(
         consumer = app.backend.result_consumer
     assert isinstance(consumer.drainer, Drainer)
     assert type(app.backend) is RedisBackend
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert app.tasks["add"].delay(2, 3).get(timeout=20) == 5
-    with pytest.raises(Exception, match="timed out"):
-        app.AsyncResult(uuid()).get(timeout=0.3)
-    assert GREEN or consumer.drainer.name == "thread"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert app.tasks["add"].delay(2, 3).get(timeout=20) == 5
+        result = app.AsyncResult(uuid())
+        with pytest.raises(Exception, match="timed out"):
+            result.get(timeout=0.3)
+        app.backend.remove_pending_result(result)
+        assert GREEN or consumer.drainer.name == "thread"
+    finally:
+        consumer.drainer.stop()
+    del result
+    gc.collect()  # stock results talk to the server at their end, and it is there so far

@@ -15,7 +15,8 @@ from celery.signals import before_task_publish
 from kombu.common import maybe_declare
 from kombu.utils.functional import maybe_list
 
-from ..consumers.rpc import ReplyQueue, RpcResultConsumer
+from ..consumers.replies import ReplyQueue
+from ..consumers.rpc import RpcResultConsumer
 from ..internals import as_text
 from .base import DrainedBackendMixin
 
@@ -88,6 +89,9 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
     def forget(self, task_id: str) -> None:
         self.result_consumer.buffer.forget(as_text(task_id))
         super().forget(task_id)
+
+    def _forget(self, task_id: str) -> None:
+        """Nothing: no server keeps it. Celery's own says so since 5.7 only."""
 
     def _after_fork(self) -> None:
         """Nothing: Celery's hook knows some kinds of fork only, and the consumer knows all."""

@@ -15,8 +15,9 @@ from eventlet.event import Event
 from eventlet.green.select import select
 from eventlet.green.selectors import SelectSelector
 
-from .base import TURN, Drainer, Lanes, Outcome, Signal
+from .base import TURN, Drainer
 from .callbacks import CallbackRunner
+from .library import Lanes, Outcome, Signal
 from .thread import ThreadSignal
 
 __all__ = ("EventletDrainer",)
@@ -55,6 +56,9 @@ class EventletDrainer(Drainer):
     def spawn(self, function: Callable[..., object], *args: Any) -> object:
         return eventlet.spawn(function, *args)
 
+    def lives(self, spawned: Any) -> bool:
+        return spawned is not None and not spawned.dead
+
     def signal(self) -> Signal:
         if self.is_local():
             return EventletSignal()
@@ -75,7 +79,7 @@ class EventletDrainer(Drainer):
             return lanes
 
         def call(function: Callable[..., Any], *args: Any) -> Any:
-            if _native.current_thread() is not _native.main_thread():
+            if not _in_main_thread():
                 return function(*args)  # in a native thread already
             return lanes(_in_thread, function, args).get()
 
@@ -87,13 +91,19 @@ class EventletDrainer(Drainer):
             self._hub.schedule_call_global(0, spawned.throw)
 
     def _settle(self) -> None:
-        if _native.current_thread() is not _native.main_thread():
+        if not _in_main_thread():
             raise RuntimeError(
                 "The first wait for a result was made in a native thread, where eventlet's hub "
                 "cannot stay: wait in the main thread first, or call "
                 "app.backend.result_consumer.drainer.start() there."
             )
         self._hub = hubs.get_hub()
+
+
+def _in_main_thread() -> bool:
+    # By the idents: in a forked child, with eventlet < 0.40.1, the current thread has no object.
+    ident: int = _native.main_thread().ident
+    return bool(_native.get_ident() == ident)
 
 
 def _in_thread(function: Callable[..., Any], args: tuple[Any, ...]) -> Outcome:
@@ -115,7 +125,7 @@ def _in_thread(function: Callable[..., Any], args: tuple[Any, ...]) -> Outcome:
 
 
 class EventletSignal:
-    """A :class:`~celery_green_drain.drainers.base.Signal` for a green thread of this hub."""
+    """A :class:`~celery_green_drain.drainers.library.Signal` for a green thread of this hub."""
 
     __slots__ = ("_event", "ready")
 

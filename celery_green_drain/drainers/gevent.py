@@ -14,8 +14,9 @@ from gevent.hub import Hub, Waiter, get_hub
 from gevent.selectors import GeventSelector
 from gevent.threadpool import ThreadPool
 
-from .base import Drainer, Lanes, Outcome
+from .base import Drainer
 from .callbacks import CallbackRunner
+from .library import Lanes, Outcome
 
 __all__ = ("GeventDrainer",)
 
@@ -54,6 +55,9 @@ class GeventDrainer(Drainer):
         if self.is_local() or self._hub is None:
             return gevent.spawn(function, *args)
         return self._hub.loop.run_callback_threadsafe(gevent.spawn, function, *args)
+
+    def lives(self, spawned: Any) -> bool:
+        return spawned is not None and not getattr(spawned, "dead", False)
 
     def signal(self) -> GeventSignal:
         return GeventSignal()
@@ -95,7 +99,7 @@ class GeventDrainer(Drainer):
 
 
 class GeventSignal:
-    """A :class:`~celery_green_drain.drainers.base.Signal` for a greenlet, in whichever thread."""
+    """A :class:`~celery_green_drain.drainers.library.Signal` for a greenlet, in any thread."""
 
     __slots__ = ("_waiter", "ready")
 
