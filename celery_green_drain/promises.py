@@ -26,6 +26,7 @@ from vine.abstract import Thenable
 from .django import close_old_connections
 from .errors import ResultNeverCame
 from .internals import known, leaves
+from .quoting import quoted
 
 __all__ = ("Loop", "PendingSet", "Promise", "failure")
 
@@ -71,7 +72,7 @@ class Callback:
             finally:
                 # As Celery does after a task: a callback is no request, so Django does not do it.
                 close_old_connections()
-        except Exception:
+        except (Exception, SystemExit):  # which would end the process under a green library
             logger.exception("A callback of %s raised.", name)
 
 
@@ -205,7 +206,7 @@ class PendingSet(Promise):
         return next(filter(None, map(failure, leaves(result))), None)
 
     def _name(self, result: Any) -> str:
-        return f"group {result.id}" if hasattr(result, "id") else f"{len(result)} results"
+        return f"group {quoted(result.id)}" if hasattr(result, "id") else f"{len(result)} results"
 
 
 class Gate:

@@ -176,13 +176,14 @@ def test_forgotten_calls_nothing(
     assert calls == []
 
 
+@pytest.mark.parametrize("error", [LookupError("bad callback"), SystemExit("bad callback")])
 def test_one_that_raises_disturbs_nobody(
-    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
+    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     calls: list[object] = []
 
     def refuse(result: object) -> None:
-        raise LookupError("bad callback")
+        raise error
 
     task_id = uuid()
     result = app.AsyncResult(task_id)

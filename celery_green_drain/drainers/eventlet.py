@@ -138,11 +138,25 @@ class EventletSignal:
             return
         self.ready = True
         if self._event is not None:
-            self._event.send()
+            _send(self._event)
 
     def wait(self, timeout: float | None = None) -> bool:
         if self.ready:
             return True
-        self._event = Event()
-        self._event.wait(timeout)
+        self._event = event = Event()
+        if timeout is None:
+            event.wait()
+            return self.ready
+        # Not the event's own timer, which keeps a green thread that is killed here, with all that
+        # it holds, until the time is up.
+        timer = hubs.get_hub().schedule_call_global(timeout, _send, event)
+        try:
+            event.wait()
+        finally:
+            timer.cancel()
         return self.ready
+
+
+def _send(event: Event) -> None:
+    if not event.ready():
+        event.send()
