@@ -43,9 +43,9 @@ class Payload(NamedTuple):
 class Buffer:
     """Task id → the latest :class:`Payload`.
 
-    The drain loop writes. Anybody may :meth:`get`, :meth:`note_asked` and :meth:`forget`, in any
-    thread: so what moves is put in its new place before it is taken from the old one, and the loop
-    alone counts.
+    The drain loop writes. Anybody may :meth:`get`, :meth:`note_asked`, :meth:`begin` and
+    :meth:`forget`, in any thread: so what moves is put in its new place before it is taken from
+    the old one, and the loop alone counts.
 
     :param limit: how many are kept that nobody has got. The oldest go first.
     """
@@ -81,8 +81,8 @@ class Buffer:
         if payload is None and hash(task_id) in self._evicted:
             raise ResultEvicted(
                 f"The result of task {quoted(task_id)} has come, and is no longer kept, as many "
-                "have come after it. Ask sooner, raise result_drainer_buffer, or set ignore_result for "
-                "tasks whose results nobody reads."
+                "have come after it. Ask sooner, raise result_drainer_buffer, or set "
+                "ignore_result for tasks whose results nobody reads."
             )
         return payload
 
@@ -92,6 +92,11 @@ class Buffer:
             self._asked.add(task_id)
             if task_id not in self._unread:  # taken just now, and with it nothing
                 self._asked.discard(task_id)
+
+    def begin(self, task_id: str) -> None:
+        """A task of this id is sent: what another one of the same id has left is not its own."""
+        self.forget(task_id)
+        self._evicted.discard(hash(task_id))
 
     def forget(self, task_id: str) -> None:
         """Nobody will ask for it."""
