@@ -17,7 +17,7 @@ from celery.exceptions import TimeoutError
 from vine.abstract import Thenable
 
 from .drainers.base import Drainer
-from .internals import known, make_known
+from .internals import as_text, known, make_known
 from .promises import Loop, Promise, failure
 
 __all__ = ("Arrival", "Consumer", "Meta", "PendingResult", "PendingTable", "Wait")
@@ -140,7 +140,7 @@ class PendingResult(Promise):
     def __init__(self, result: Any, consumer: Consumer) -> None:
         super().__init__(result, consumer)
         self.consumer = consumer
-        self.task_id: str = result.id
+        self.task_id = as_text(result.id)
         #: Where it belongs. After a fork the child has a table of its own.
         self.table: PendingTable = consumer.table
         #: Whether it stands in that table. Set by the drain loop alone.
@@ -223,7 +223,7 @@ class PendingResult(Promise):
             self.consumer.drop(self)
 
     def _error(self, result: Any) -> BaseException | None:
-        return self.error or failure(result)
+        return failure(result) if self.error is None else self.error
 
     def _name(self, result: Any) -> str:
         return f"task {self.task_id}"

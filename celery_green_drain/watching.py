@@ -14,7 +14,7 @@ from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import ResultBase, assert_will_not_block
 
 from .backends.base import DrainedBackendMixin
-from .internals import known, leaves
+from .internals import as_text, known, leaves
 from .pending import Arrival, Meta, PendingResult, Wait
 
 __all__ = ("State", "States", "follow", "watch")
@@ -85,7 +85,7 @@ def follow(result: ResultBase, timeout: float | None = None, tick: float | None 
             f"watch() takes an AsyncResult, a ResultSet or a GroupResult, not {result!r}. "
             "For a task id there is app.AsyncResult(task_id)."
         )
-    results = {node.id: node for node in leaves(result)}
+    results = {as_text(node.id): node for node in leaves(result)}
     ended = {task_id: known(node) for task_id, node in results.items() if known(node)}
     waiting = [node for task_id, node in results.items() if task_id not in ended]
     backend = _backend(waiting) if waiting else None
@@ -161,7 +161,7 @@ def _look_up(backend: DrainedBackendMixin, results: list[Any]) -> _Arrivals:
         late = exc
     for result, meta in zip(results, metas):
         if meta["status"] != states.PENDING:
-            yield result.id, meta
+            yield as_text(result.id), meta
     if late is not None:
         raise late
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from celery import Celery, chain, chord, group, uuid
-from celery.exceptions import TaskRevokedError, TimeoutError
+from celery.exceptions import ChordError, TaskRevokedError, TimeoutError
 from celery.result import AsyncResult, GroupResult, ResultSet, allow_join_result
 from vine import promise
 
@@ -17,7 +17,7 @@ from celery_green_drain.consumers.amqp import AmqpSession
 from celery_green_drain.consumers.virtual import VirtualSession
 
 from .conftest import KINDS
-from .green import crowd, size, spawn, wait_until
+from .green import crowd, size, spawn, spawn_get, wait_until
 
 pytestmark = pytest.mark.kinds(*KINDS)
 
@@ -410,6 +410,31 @@ def test_chord_fails_with_a_member(app: Celery) -> None:
     result = chord([app.tasks["add"].s(1, 1), app.tasks["fail"].s()], app.tasks["total"].s())()
     with pytest.raises(Exception, match="on purpose"):
         result.get(timeout=30)
+
+
+def test_a_failed_chord_raises_the_error_of_its_header(
+    app: Celery, store: Callable[..., str]
+) -> None:
+    """Whichever comes first, and whatever the other tasks of the header do."""
+    running, failing = app.AsyncResult(uuid()), app.AsyncResult(uuid())
+    body = app.AsyncResult(uuid(), parent=GroupResult(uuid(), [running, failing], app=app))
+    last = app.AsyncResult(uuid(), parent=body)
+    outcomes = [spawn_get(body), spawn_get(last)]
+    wait_until(lambda: app.backend.result_consumer.statistics().pending == 4, "the waits")
+    store(ChordError("a task of the header has failed"), "FAILURE", body.id)
+    wait_until(body.ready, "the error of the body")
+    store(LookupError("header"), "FAILURE", failing.id)
+    wait_until(lambda: all(outcomes), "the errors")
+    assert [type(error) for (error,) in outcomes] == [LookupError, LookupError]
+
+
+def test_a_failed_chord_whose_header_tells_nothing(app: Celery, store: Callable[..., str]) -> None:
+    body = app.AsyncResult(uuid(), parent=app.AsyncResult(uuid()))
+    outcome = spawn_get(body)
+    wait_until(lambda: app.backend.result_consumer.statistics().pending == 2, "the wait")
+    store(ChordError("a task of the header has failed"), "FAILURE", body.id)
+    wait_until(lambda: outcome, "the error")
+    assert isinstance(outcome[0], ChordError)
 
 
 @stored

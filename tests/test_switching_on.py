@@ -177,23 +177,37 @@ sys.meta_path.insert(0, Refuse())
 import celery_green_drain
 from celery_green_drain import Drainer, ThreadDrainer, DrainerStopped
 import celery_green_drain.backends, celery_green_drain.drainers, celery_green_drain.settings
-assert "GeventDrainer" in dir(celery_green_drain)
-from celery import Celery
-app = Celery(backend="memory" + "://")
-app.conf.result_drainer = "thread"
+"""
+
+LOOKED_AT = """
+import inspect, pydoc, sys
+from celery.backends import asynchronous
+before = dict(asynchronous.drainers)
+from celery_green_drain import *
+import celery_green_drain
+assert watch and Drainer
+members = dict(inspect.getmembers(celery_green_drain))
+assert members["watch"] is watch
+assert "watch" in pydoc.render_doc(celery_green_drain)
+assert asynchronous.drainers == before, asynchronous.drainers
+assert not {"gevent", "eventlet", "redis"} & set(sys.modules)
 """
 
 
-@pytest.mark.parametrize("script", [STOCK, BARE])
+@pytest.mark.parametrize("script", [STOCK, BARE, LOOKED_AT])
 def test_in_a_fresh_process(script: str) -> None:
     # Coverage would import the library that it is to follow.
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env=UNMEASURED)
+    command = [sys.executable, "-W", "error", "-c", script]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, env=UNMEASURED)
+    assert (process.returncode, process.stdout + process.stderr) == (0, "")
 
 
 def test_public_names() -> None:
     for name in celery_green_drain.__all__:
         assert getattr(celery_green_drain, name).__name__ == name
         assert name in dir(celery_green_drain)
+    for name in (f"{library.title()}Drainer" for library in ("gevent", "eventlet", "thread")):
+        assert getattr(celery_green_drain, name).__name__ == name
     with pytest.raises(AttributeError, match="nothing_here"):
         celery_green_drain.nothing_here  # noqa: B018
 

@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from celery import current_app, states
-from celery.exceptions import TimeoutError
+from celery.exceptions import ChordError, TimeoutError
 from celery.result import ResultSet
 
 from ..consumers.base import ResultConsumer
 from ..drainers import check
 from ..internals import known, leaves, make_known
 from ..pending import PendingResult, Wait
+from ..promises import failure
 from ..settings import Settings
 
 __all__ = ("DrainedBackendMixin",)
+
+#: Seconds that the failure of a chord is held back for the error of its header.
+CAUSE = 1.0
 
 
 class DrainedBackendMixin:
@@ -249,9 +253,30 @@ class _Waiting:
             if pending.error is not None:
                 raise pending.error
             if pending in self._watched:
-                self._watched.pop(pending).maybe_throw()
+                node = self._watched.pop(pending)
+                self._raise_cause(node)
+                node.maybe_throw()
             if pending in self.missing:
-                return self.missing.pop(pending)
+                node = self.missing.pop(pending)
+                self._raise_cause(node)
+                return node
+
+    def _raise_cause(self, node: Any) -> None:
+        """Where *node* is a chord whose header has failed, raise the header's own error.
+
+        That was stored before, and so is here, or comes with it.
+        """
+        if not (self._watched and isinstance(failure(node), ChordError)):
+            return
+        until = time.monotonic() + CAUSE
+        while self._watched:
+            try:
+                arrival = self._wait.next(until)
+            except TimeoutError:
+                return
+            parent = self._watched.pop(arrival[0], None) if arrival and not arrival[1] else None
+            if parent is not None and not isinstance(failure(parent), ChordError):
+                parent.maybe_throw()
 
 
 def _restore(reduced: tuple[Any, ...], url: Any) -> Any:

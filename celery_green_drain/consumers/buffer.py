@@ -42,8 +42,9 @@ class Payload(NamedTuple):
 class Buffer:
     """Task id → the latest :class:`Payload`.
 
-    The drain loop writes. Anybody may :meth:`get`, :meth:`note_asked` and :meth:`forget`, in any
-    thread: so what moves is put in its new place before it is taken from the old one.
+    The drain loop writes. Anybody may :meth:`get`, :meth:`note_asked`, :meth:`begin` and
+    :meth:`forget`, in any thread: so what moves is put in its new place before it is taken from
+    the old one.
 
     :param limit: how many are kept that nobody has got. The oldest go first.
     """
@@ -84,6 +85,11 @@ class Buffer:
         """Somebody has seen the state of this task, and may still want the result."""
         if task_id in self._unread:
             self._asked.add(task_id)
+
+    def begin(self, task_id: str) -> None:
+        """A task of this id is sent: what another one of the same id has left is not its own."""
+        self.forget(task_id)
+        self._evicted.discard(hash(task_id))
 
     def forget(self, task_id: str) -> None:
         """Nobody will ask for it."""
