@@ -41,8 +41,8 @@ class DrainedBackendMixin:
     _ensure_not_eager: Callable[[], None]
 
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
-        self.drainer_settings = Settings.of(app.conf)
-        check(self.drainer_settings.drainer or "auto")
+        self.drainer_settings = settings = Settings.of(app.conf)
+        check(settings.drainer or "auto", settings.name_of("drainer"))
         super().__init__(*args, app=app, **kwargs)  # type: ignore[call-arg]
         #: Celery keeps one backend for the whole process then, not one a greenlet.
         self.thread_safe = True

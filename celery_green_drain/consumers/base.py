@@ -100,7 +100,8 @@ class ResultConsumer(Drained):
     def drainer(self) -> Drainer:
         """The drainer, chosen when it is first needed: the process may be patched by then."""
         if not self._chosen:
-            drainer = drainers.choose(self.settings.drainer or "auto")(self)
+            settings = self.settings
+            drainer = drainers.choose(settings.drainer or "auto", settings.name_of("drainer"))(self)
             # Two threads may choose at once, and setdefault() keeps one of theirs.
             self._chosen.setdefault("drainer", drainer)
         return self._chosen["drainer"]

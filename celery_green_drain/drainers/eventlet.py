@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import selectors
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -18,6 +17,7 @@ from eventlet.green.selectors import SelectSelector
 from .base import TURN, Drainer
 from .callbacks import CallbackRunner
 from .library import Lanes, Outcome, Signal
+from .patching import obstacle
 from .thread import ThreadSignal
 
 __all__ = ("EventletDrainer",)
@@ -39,13 +39,7 @@ class EventletDrainer(Drainer):
 
     @classmethod
     def problem(cls) -> str | None:
-        patched = sys.modules.get("eventlet.patcher")
-        if patched is not None and patched.is_monkey_patched("socket"):
-            return None
-        return (
-            "this process is not patched by eventlet: call eventlet.monkey_patch() before "
-            "anything else is imported"
-        )
+        return obstacle("eventlet")
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._callbacks.call(function, *args)
