@@ -18,7 +18,7 @@ from celery.app.task import Context
 from celery.contrib.testing.worker import start_worker
 
 from . import tls_proxy
-from .green import DRAINER, MODE, wait_until
+from .green import DRAINER, MODE, limit, wait_until
 from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
 from .servers import Process, RedisServer, Worker, free_port
@@ -31,6 +31,10 @@ in_gunicorn = pytest.mark.skipif(MODE != "gevent", reason="gunicorn is a process
 #: Where results come from; and over which broker, where they are messages.
 KINDS = ("redis", "rpc, rabbitmq", "rpc, redis", "rpc, memory")
 
+#: Seconds that a test may take, and its fixtures as long again. Where nothing can be raised any
+#: more, ``faulthandler_timeout`` in setup.cfg ends the process.
+LIMIT = 150
+
 #: The fixtures of those whose app is the same for all tests of a module.
 SHARED = {"rpc, redis": "redis_rpc_app", "rpc, memory": "memory_app"}
 
@@ -40,6 +44,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kinds = metafunc.definition.get_closest_marker("kinds")
     if kinds is not None and "app" in metafunc.fixturenames:
         metafunc.parametrize("app", kinds.args, indirect=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    with limit(LIMIT):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    with limit(LIMIT):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    with limit(LIMIT):
+        return (yield)
 
 
 def pytest_report_header() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -73,6 +74,47 @@ def in_native_thread(function: Callable[[], Any]) -> Callable[[], Any]:
     green = eventlet.spawn(tpool.execute, function)
     wait: Callable[[], Any] = green.wait
     return wait
+
+
+@contextmanager
+def limit(seconds: float) -> Iterator[None]:
+    """Raise in the caller where it is still inside after *seconds*, so that it shows where."""
+    timeout: Any
+    if MODE == "gevent":
+        import gevent
+
+        timeout = gevent.Timeout(seconds, TooLong(f"not over within {seconds:g} s"))
+        timeout.start()
+    elif MODE == "eventlet":
+        import eventlet
+
+        timeout = eventlet.Timeout(seconds, TooLong(f"not over within {seconds:g} s"))
+    else:
+        timeout = _Alarm(seconds)
+    try:
+        yield
+    finally:
+        timeout.cancel()
+
+
+class TooLong(BaseException):
+    """No ``Exception``, so that nobody inside takes it for one of its own."""
+
+
+class _Alarm:
+    """The same for the main thread of an unpatched process."""
+
+    def __init__(self, seconds: float) -> None:
+        self._before = signal.signal(signal.SIGALRM, self._ring)
+        self._seconds = seconds
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def _ring(self, *_: object) -> None:
+        raise TooLong(f"not over within {self._seconds:g} s")
+
+    def cancel(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._before)
 
 
 def crowd(count: int, function: Callable[[int], Any], timeout: float = 120) -> list[Any]:

@@ -12,15 +12,17 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 from celery import states
 from celery.backends.base import BaseBackend
 from celery.result import result_from_tuple
 
 from .green import wait_until
 from .servers import Process, free_port
+
+if TYPE_CHECKING:
+    import psycopg
 
 
 def as_user(name: str) -> list[str]:
@@ -82,6 +84,9 @@ class PostgresServer:
         )
 
     def connect(self) -> psycopg.Connection[Any]:
+        # Here, as it cannot be imported beside every green library, and few tests need it.
+        import psycopg
+
         return psycopg.connect(f"host=127.0.0.1 port={self.port} user=tests dbname=postgres")
 
     def ask(self, query: str) -> Any:
@@ -102,6 +107,8 @@ class PostgresServer:
             )
 
     def _answers(self) -> bool:
+        import psycopg
+
         if self.process.popen.poll() is not None:
             raise AssertionError(f"PostgreSQL ended:\n{self.process.output()}")
         try:

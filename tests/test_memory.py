@@ -38,7 +38,7 @@ def test_waits_that_end_without_a_result(make: Callable[..., Celery], results: R
         with pytest.raises(Exception, match="timed out"):
             app.AsyncResult(uuid()).get(timeout=0.01)
         wait_until(lambda: consumer.statistics().pending == 0, "the end of all")
-        wait_until(lambda: not consumer._notes, "the notes")
+        wait_until(lambda: not len(consumer.mailbox), "the notes")
         wait_until(lambda: not results.subscriptions(), "the end of the subscriptions")
 
     def blocks() -> int:

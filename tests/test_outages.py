@@ -13,7 +13,7 @@ import pytest
 import redis
 from celery import Celery, uuid
 
-from celery_green_drain.drainers.base import Backoff, Drainer
+from celery_green_drain.drainers.base import Backoff
 
 from .conftest import Line, storing
 from .green import spawn, wait_until
@@ -105,7 +105,9 @@ def test_an_outage_without_end(line: Line, caplog: pytest.LogCaptureFixture) -> 
     line.proxy.refuse()
     asked = Asked(app)
     asked.serve(store)
-    wait_until(lambda: app.backend.result_consumer.drainer._failures > 100, "a hundred attempts")
+    wait_until(
+        lambda: app.backend.result_consumer.drainer.outage.failures > 100, "a hundred attempts"
+    )
     assert len(caplog.messages) == lost(caplog) == 1
     line.proxy.pass_on()
     asked.check()
@@ -275,7 +277,7 @@ def test_no_more_clients(
     own.probe.config_set("maxclients", 1)
     own.probe.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     wait_until(lambda: lost(caplog), "the loss to be noticed")
-    wait_until(lambda: app.backend.result_consumer.drainer._failures > 3, "some attempts")
+    wait_until(lambda: app.backend.result_consumer.drainer.outage.failures > 3, "some attempts")
     own.probe.config_set("maxclients", 1000)
     asked.serve(store)
     asked.check()
@@ -411,5 +413,7 @@ def test_the_level_of_what_is_logged(line: Line, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.DEBUG, logger="celery_green_drain"):
         line.proxy.reset()
         wait_until(lambda: back(caplog), "the log line")
-    told = [record for record in caplog.records if record.name == Drainer.__module__]
+    told = [
+        record for record in caplog.records if record.name.startswith("celery_green_drain.drainers")
+    ]
     assert [record.levelname for record in told] == ["WARNING", "WARNING"]

@@ -7,31 +7,30 @@ socket does not block. So its frames are cut here, and handed to it.
 from __future__ import annotations
 
 import math
-import selectors
+import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import kombu
 from amqp import spec
 from amqp.exceptions import AMQPError, RecoverableConnectionError, UnexpectedFrame
 
+from .. import forks
 from ..drainers.base import TURN
-from .session import Session, not_blocking, nothing_there
-from .waker import Waker
-
-if TYPE_CHECKING:
-    from .rpc import RpcResultConsumer
+from .replies import Replies, RpcSession
+from .session import not_blocking, nothing_there
 
 __all__ = ("AmqpSession",)
 
 #: Bytes read at once.
-CHUNK = 256 * 1024
+CHUNK = 128 * 1024
 
-#: Messages handled before others may run.
-BATCH = 500
+#: Longest frame, in bytes, where the broker names no limit.
+LONGEST = 128 * 1024 * 1024
 
 #: Seconds that the broker has to agree to the end of a connection.
 FAREWELL = 1.0
@@ -41,21 +40,20 @@ HEADER = Struct(">BHI")
 END = 0xCE
 
 
-class AmqpSession(Session):
-    """A connection that consumes the reply queue.
+class AmqpSession(RpcSession):
+    """See the module."""
 
-    :raises kombu.exceptions.OperationalError: where it cannot be opened.
-    """
-
-    def __init__(self, consumer: RpcResultConsumer, connection: kombu.Connection) -> None:
-        self._drainer = consumer.drainer
-        self._receive = consumer.receive
+    def __init__(self, connection: kombu.Connection, replies: Replies) -> None:
+        self._mailbox = replies.mailbox
+        self._receive = replies.receive
         self._connection = connection
+        self._pid = os.getpid()
         self._socket: Any = None
         #: Nothing was read so far: some may have come together with the answer before.
         self._fresh = True
-        #: The beginning of a frame.
-        self._rest = b""
+        #: The beginning of a frame, and how many bytes there must be before it is looked at.
+        self._rest = bytearray()
+        self._needed = 0
         #: Delivery tags: of what was handed over, and of what the broker knows of.
         self._handed_over = self._acknowledged = 0
         with ExitStack() as opened:
@@ -65,24 +63,27 @@ class AmqpSession(Session):
             self._amqp = connection.connection
             self._socket = self._amqp.sock
             self._pending = getattr(self._socket, "pending", None)
-            patience = max(consumer.settings.heartbeat, connection.connect_timeout or 0)
+            self._longest = self._amqp.frame_max or LONGEST
+            patience = max(replies.heartbeat, connection.connect_timeout or 0)
             self._socket.settimeout(patience)
             self._channel = connection.channel()
-            self._queue = consumer.queue()(self._channel)
-            self._queue.declare()
-            consumer.consume(self._channel, self._queue, self._on_message)
-            self.waker = opened.enter_context(closing(Waker()))
-            self._selector = opened.enter_context(closing(self._drainer.selector()))
-            for source in (self.waker, self._socket):
-                self._selector.register(source, selectors.EVENT_READ, source)
+            replies = replace(replies, receive=self._on_message)
+            self._queue = replies.consume(self._channel)
+            self._mailbox.register(self._socket)
+            opened.callback(self._mailbox.unregister, self._socket)
             self._heard = self._said = time.monotonic()
             self._opened = opened.pop_all()
 
+    def __repr__(self) -> str:
+        return f"<AmqpSession: {self._handed_over} messages>"
+
     def close(self) -> None:
-        if not self.forgotten:
-            self._opened.close()
+        self._opened.close()
 
     def _abort(self) -> None:
+        if os.getpid() != self._pid:
+            forks.keep(self)  # a copy of the loop that was just connecting
+            return
         if self._socket is not None:
             # With TLS it would wait for the broker's farewell.
             with suppress(OSError):
@@ -90,7 +91,6 @@ class AmqpSession(Session):
         self._connection.collect()
 
     def leave(self, delete: bool) -> None:
-        """Say goodbye to the broker and close; *delete* the queue before."""
         with suppress(AMQPError, OSError):
             if delete:
                 self._channel.queue_delete(self._queue.name, nowait=True)
@@ -101,14 +101,11 @@ class AmqpSession(Session):
         self.close()
 
     def turn(self, timeout: float | None) -> None:
-        ready = [key.data for key, _ in self._selector.select(self._patience(timeout))]
-        if self.forgotten:
-            return
-        if self.waker in ready:
-            self.waker.clear()
-        if self._socket in ready or self._held_back or self._is_silent():
+        ready = self._mailbox.wait(self._patience(timeout))
+        if ready or self._held_back or self._is_silent():
             self._read()
         self._look_after(time.monotonic())
+        self._mailbox.look()  # others may have run, where a write had to wait
 
     # -- what arrives
 
@@ -118,13 +115,10 @@ class AmqpSession(Session):
         data = self._receive_bytes()
         if data is None:
             return
-        for count, frame in enumerate(self._frames(data), 1):
+        self._heard = time.monotonic()
+        for frame in self._frames(data):
             self._amqp.on_inbound_frame(frame)
-            if count % BATCH == 0:
-                self._drainer.sleep(0)
         self._acknowledge()
-        self._drainer.sleep(0)
-        self._heard = time.monotonic()  # now, as others may have taken their time meanwhile
 
     @property
     def _held_back(self) -> bool:
@@ -144,19 +138,29 @@ class AmqpSession(Session):
         return data
 
     def _frames(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
-        data = self._rest + data if self._rest else data
-        start, size = 0, len(data)
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._needed:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
+        start, size, self._needed = 0, len(data), 0
         while start + HEADER.size < size:
             kind, channel, length = HEADER.unpack_from(data, start)
+            if length > self._longest:
+                raise UnexpectedFrame(
+                    f"A frame of {length} bytes, where {self._longest} were agreed on."
+                )
             body = start + HEADER.size
             end = body + length
             if end >= size:
+                self._needed = end + 1 - start
                 break
             if data[end] != END:
                 raise UnexpectedFrame(f"A frame ends with {data[end]:#x}, not with {END:#x}.")
             yield kind, channel, data[body:end]
             start = end + 1
-        self._rest = data[start:]
+        self._rest += data[start:]
 
     def _on_message(self, message: Any) -> None:
         self._receive(message)

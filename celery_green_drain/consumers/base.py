@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 import weakref
-from abc import ABC, abstractmethod
-from collections import deque
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from .. import drainers
+from .. import drainers, forks
 from ..drainers.base import Drainer
+from ..drainers.drained import Drained
+from ..drainers.mailbox import Mailbox
 from ..errors import DrainerStopped, ResultNeverCame
 from ..pending import Meta, PendingResult, PendingTable, Wait
+from ..quoting import one_line, quoted
 from ..settings import Settings
 
 __all__ = ("ResultConsumer", "Statistics")
@@ -48,16 +49,14 @@ class Statistics:
     evicted: int
 
 
-class ResultConsumer(ABC):
+class ResultConsumer(Drained):
     """Turns what arrives from one store into results, inside of a drain loop.
 
     :meth:`want`, :meth:`drop` and :meth:`call` may be used from any greenlet or thread, and
     :meth:`drop` from finalisers: they only leave a note for the loop, which alone touches the
-    table and the connections. The signature is that of Celery's ``BaseResultConsumer``.
+    table and the connections. See :class:`~celery_green_drain.drainers.mailbox.Mailbox` for the
+    rules. The signature is that of Celery's ``BaseResultConsumer``.
     """
-
-    #: What a lost connection raises, for this protocol.
-    connection_errors: tuple[type[BaseException], ...] = (OSError,)
 
     def __init__(
         self,
@@ -68,20 +67,24 @@ class ResultConsumer(ABC):
         pending_messages: Any = None,
     ) -> None:
         self.settings: Settings = backend.drainer_settings
+        self.retry_max = self.settings.retry_max
         # Weak, as a running loop is kept alive by its hub: with the last result and the
         # app the backend goes, and the loop with it.
         self._backend = weakref.ref(backend, self._orphaned)
         self._begin()
-        _consumers.add(self)
+        forks.register(self)
 
     def _begin(self) -> None:
         """Start with nothing: at first, and in the child after a fork."""
         self.table = PendingTable()
-        self._notes: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._chosen: dict[str, Drainer] = {}
         self._delivered = 0
         self._unreadable = 0
         self._connects = 0
+        self._lacking = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self.table)} tasks pending, {self._drainer!r}>"
 
     @property
     def evictions(self) -> int:
@@ -97,7 +100,8 @@ class ResultConsumer(ABC):
     def drainer(self) -> Drainer:
         """The drainer, chosen when it is first needed: the process may be patched by then."""
         if not self._chosen:
-            drainer = drainers.choose(self.settings.drainer or "auto")(self)
+            settings = self.settings
+            drainer = drainers.choose(settings.drainer or "auto", settings.name_of("drainer"))(self)
             # Two threads may choose at once, and setdefault() keeps one of theirs.
             self._chosen.setdefault("drainer", drainer)
         return self._chosen["drainer"]
@@ -106,6 +110,11 @@ class ResultConsumer(ABC):
     def _drainer(self) -> Drainer | None:
         """The drainer, if one has been chosen."""
         return self._chosen.get("drainer")
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """The way into the drain loop."""
+        return self.drainer.mailbox
 
     def statistics(self) -> Statistics:
         """Figures for logs, health checks and tests. Cheap; a snapshot."""
@@ -127,7 +136,9 @@ class ResultConsumer(ABC):
 
     def drop(self, pending: PendingResult) -> None:
         """Nobody wants *pending* any more. Takes no lock, and never switches."""
-        self._note(self._drop, pending)
+        drainer = self._drainer
+        if drainer is not None:
+            drainer.mailbox.post(self._drop, pending)
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` beside the drain loop."""
@@ -137,25 +148,16 @@ class ResultConsumer(ABC):
             return
         try:
             drainer.call(function, *args)
+            self._lacking = False
         except RuntimeError as exc:  # no more threads can be started
-            logger.warning("A callback has to wait: %s", exc)
-            drainer.sleep(LACK)
-            self.in_loop(self.call, function, *args)
+            if not self._lacking:
+                logger.warning("Callbacks have to wait: %s", exc)
+            self._lacking = True
+            self.in_loop(drainer.mailbox.later, LACK, self.call, function, *args)
 
     def in_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` in the drain loop, at its next turn. It must not block."""
-        self._notes.append((function, args))
-        # Not after the loop is woken: it might have done this by then, and been stopped since.
-        self.drainer.start()
-        self.wake()
-
-    def _note(self, function: Callable[..., object], *args: Any) -> None:
-        self._notes.append((function, args))
-        self.wake()
-
-    @abstractmethod
-    def wake(self) -> None:
-        """Have the loop look at its notes. Neither blocks nor switches."""
+        self.drainer.ask(function, *args)
 
     # -- for the drain loop
 
@@ -164,9 +166,9 @@ class ResultConsumer(ABC):
     def connections(self) -> int:
         """How many connections are open."""
 
-    @abstractmethod
-    def drain_events(self, timeout: float | None = None) -> None:
-        """Wait for something to do, at most *timeout* seconds, and do all of it."""
+    @property
+    def connected(self) -> bool:
+        return self.connections > 0
 
     @abstractmethod
     def disconnect(self) -> None:
@@ -177,34 +179,22 @@ class ResultConsumer(ABC):
         """Return what is open, which belongs to another process now, without touching it."""
 
     def on_drainer_end(self, stopped: bool) -> None:
-        """The loop has ended, on request (*stopped*) or because it was killed."""
         self.disconnect()
         if stopped:
-            self._read_notes()
+            while len(self.mailbox) and self.backend is not None:
+                self.mailbox.read()
             self.table.interrupt(
                 DrainerStopped("The result drainer was stopped while this result was waited for.")
             )
 
-    @property
-    def asked(self) -> bool:
-        """Whether somebody began to wait whom the loop has not noticed yet."""
-        return any(function == self._want for function, _ in tuple(self._notes))
-
-    def _read_notes(self) -> None:
-        notes = self._notes
-        while notes and self.backend is not None:
-            function, args = notes.popleft()
-            try:
-                function(*args)
-            except Exception:
-                logger.exception("A note to the drain loop failed: %r%r", function, args)
-
     def _want(self, pending: PendingResult, wait: Wait | None) -> None:
-        if self.table.add(pending, wait):
+        backend = self.backend  # held, or it might go in the middle
+        if backend is not None and self.table.add(pending, wait):
             self.on_wanted(pending.task_id)
 
     def _drop(self, pending: PendingResult) -> None:
-        if self.table.discard(pending):
+        backend = self.backend
+        if backend is not None and self.table.discard(pending):
             self.on_unwanted(pending.task_id)
 
     def expire(self) -> None:
@@ -221,8 +211,8 @@ class ResultConsumer(ABC):
         for pending in overdue:
             pending.fail(
                 ResultNeverCame(
-                    f"No result of task {pending.task_id} has come within result_expires, which "
-                    f"is {expires:g} s: the task was not run, or its result got lost."
+                    f"No result of task {quoted(pending.task_id)} has come within result_expires, "
+                    f"which is {expires:g} s: the task was not run, or its result got lost."
                 )
             )
         if overdue:
@@ -231,7 +221,7 @@ class ResultConsumer(ABC):
                 "first one that of task %s. Their callbacks are given up.",
                 len(overdue),
                 expires,
-                overdue[0].task_id,
+                quoted(overdue[0].task_id),
             )
 
     def on_wanted(self, task_id: str) -> None:
@@ -259,9 +249,7 @@ class ResultConsumer(ABC):
     def cannot_read(self, task_id: str, exc: Exception) -> None:
         """Count and log what has come for *task_id*."""
         self._unreadable += 1
-        # Cut short, as a decoder's message may hold all of what it could not read.
-        text = f"{type(exc).__name__}: {exc}"
-        logger.error("The result of task %s cannot be read: %.200s", task_id, text)
+        logger.error("The result of task %s cannot be read: %s", quoted(task_id), one_line(exc))
 
     # -- the ends of things
 
@@ -274,7 +262,7 @@ class ResultConsumer(ABC):
         """Leave to the parent what is the parent's: sockets are neither closed nor written to."""
         if self._drainer is not None:
             self._drainer.abandon()
-        _parents.append((self.forget_connections(), self._drainer, self.table))
+        forks.keep(self.forget_connections(), self.table)
         self._begin()
 
     # -- Celery's interface, for what it calls on a consumer
@@ -293,19 +281,3 @@ class ResultConsumer(ABC):
 
     def cancel_for(self, task_id: str) -> None:
         """Do nothing: whoever waits for *task_id* cancels by ending its wait."""
-
-
-_consumers: weakref.WeakSet[ResultConsumer] = weakref.WeakSet()
-
-#: What belongs to the parent, in a child: kept, so that nothing of it is finalised here.
-_parents: list[object] = []
-
-
-def _after_fork_in_child() -> None:
-    for consumer in list(_consumers):
-        consumer.after_fork_in_child()
-
-
-# Celery's and kombu's own hooks know billiard's and multiprocessing's forks only.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

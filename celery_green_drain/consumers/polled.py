@@ -8,20 +8,18 @@ however many wait.
 from __future__ import annotations
 
 import logging
-import selectors
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional
 
 from celery import uuid
 
 from .. import drainers
+from ..quoting import one_line
 from .base import ResultConsumer
 from .lookups import OneByOne, unreadable
-from .waker import Waker
 
 if TYPE_CHECKING:
     from ..drainers.base import Drainer, Lanes
@@ -40,6 +38,9 @@ LINGER = 10.0
 #: Results handed over before others may run.
 BATCH = 500
 
+#: Seconds between two looks whether what is waited for still lives.
+PATIENCE = 1.0
+
 
 class PolledResultConsumer(ResultConsumer):
     """Polls one store. See the module for how."""
@@ -49,7 +50,6 @@ class PolledResultConsumer(ResultConsumer):
 
     def _begin(self) -> None:
         super()._begin()
-        self._session: Session | None = None
         self._poller: Poller | None = None
         #: What the store raised, until the loop has taken notice.
         self._error: Exception | None = None
@@ -78,13 +78,9 @@ class PolledResultConsumer(ResultConsumer):
     # -- in the drain loop
 
     def drain_events(self, timeout: float | None = None) -> None:
-        if self._session is None:
-            self._session = Session(self)
-        session = self._session
-        self._read_notes()
         self._look()
-        session.wait(self._patience(timeout))
-        self._read_notes()
+        self.mailbox.wait(self._patience(timeout))
+        self.mailbox.read()
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -105,6 +101,9 @@ class PolledResultConsumer(ResultConsumer):
 
     def _look(self) -> None:
         now, poller = time.monotonic(), self._poller
+        if poller is not None and not poller.lives:
+            # Killed before it ran, as by something that kills all greenlets there are.
+            poller = self._poller = None
         if not self.table:
             if poller is not None and not poller.busy and now - self._used > LINGER:
                 self._release()
@@ -118,17 +117,20 @@ class PolledResultConsumer(ResultConsumer):
 
     def looked(self, *outcome: Any) -> None:
         """Tell the loop what a look has brought. Unlike a wait, that starts no loop."""
-        self._note(self._on_looked, *outcome)
+        self.mailbox.post(self._on_looked, *outcome)
 
-    def _on_looked(self, poller: Poller, found: list[Found], error: Exception | None) -> None:
+    def _on_looked(
+        self, poller: Poller, found: list[Found], error: Exception | None, delivered: int = 0
+    ) -> None:
         # Some may have been found even where it ended in an error.
-        if poller is not self._poller:
+        if poller is not self._poller or self.backend is None:
             return  # of a loop that has ended
-        delivered = self._delivered
-        for count, (task_id, decode) in enumerate(found, 1):
-            self.deliver(task_id, decode, stored=True)
-            if count % BATCH == 0:
-                self.drainer.sleep(0)
+        for task_id, decode in found[:BATCH]:
+            delivered += self.deliver(task_id, decode, stored=True)
+        if len(found) > BATCH:
+            self.mailbox.post(self._on_looked, poller, found[BATCH:], error, delivered)
+            return
+        poller.busy = False
         if error is not None:
             self._error = error
             self._release()
@@ -137,7 +139,7 @@ class PolledResultConsumer(ResultConsumer):
         now = time.monotonic()
         self._interval = min(self._interval * SLOWER, self.settings.poll_max)
         self._due = now + self._interval
-        if self._delivered > delivered:
+        if delivered:
             self._hurry(now)
 
     def on_connected(self) -> None:
@@ -149,17 +151,11 @@ class PolledResultConsumer(ResultConsumer):
         if not self._warned:
             self._warned = True
             logger.warning(
-                "Results are looked up one by one, as looking for many at once fails: %s: %s",
-                type(error).__name__,
-                str(error).partition("\n")[0],
+                "Results are looked up one by one, as looking for many at once fails: %s",
+                one_line(error),
             )
 
     # -- the ends of things
-
-    def wake(self) -> None:
-        session = self._session
-        if session is not None:
-            session.waker.wake()
 
     def _release(self) -> None:
         poller, self._poller = self._poller, None
@@ -168,42 +164,15 @@ class PolledResultConsumer(ResultConsumer):
 
     def disconnect(self) -> None:
         self._release()
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
 
     def forget_connections(self) -> object:
         if self._poller is not None:
             self._poller.forgotten = True
             for spawned in self._poller.spawned:
                 self.drainer.discard(spawned)
-        if self._session is not None:
-            self._session.forgotten = True
         backend = self.backend
         kept = None if backend is None else backend.forget_connections()
-        return self._session, self._poller, self._calls, kept
-
-
-class Session:
-    """What a drain loop waits on, from its begin to its end."""
-
-    def __init__(self, consumer: PolledResultConsumer) -> None:
-        #: Whether this belongs to the process that forked, and is not to be touched.
-        self.forgotten = False
-        with ExitStack() as opened:
-            self.waker = opened.enter_context(closing(Waker()))
-            self._selector = opened.enter_context(closing(consumer.drainer.selector()))
-            self._selector.register(self.waker, selectors.EVENT_READ)
-            self._opened = opened.pop_all()
-
-    def wait(self, timeout: float | None) -> None:
-        """Wait for a note, at most *timeout* seconds."""
-        if self._selector.select(timeout) and not self.forgotten:
-            self.waker.clear()
-
-    def close(self) -> None:
-        if not self.forgotten:
-            self._opened.close()
+        return self._poller, self._calls, kept
 
 
 #: The ids to look for next; None: end.
@@ -227,8 +196,10 @@ class Poller:
         self._use(self._open())
         #: Whether the store has answered.
         self.proven = False
-        #: Whether a look is under way.
+        #: Whether a look is under way, or what it has found is handed over.
         self.busy = False
+        #: Whether the loop was told of its end.
+        self.ended = False
         self.forgotten = False
         self._requests: deque[Request] = deque()
         self._signal = self._drainer.signal()
@@ -244,6 +215,11 @@ class Poller:
             if self._traits.parallel == 1
             else drainers.fitting().lanes(self._lanes, self._traits.blocks)
         )
+
+    @property
+    def lives(self) -> bool:
+        """Whether there is a greenlet that looks, or that has told how it ended."""
+        return self.ended or self._drainer.lives(self.spawned[0])
 
     def look(self, task_ids: list[str]) -> None:
         """Begin to look for *task_ids*. What is found goes to the loop."""
@@ -272,11 +248,11 @@ class Poller:
                         found, error = self._look(task_ids)
                     except Exception as exc:  # such as no thread to be had for a lane
                         found, error = [], exc
-                    self.busy = False
                     self._note(found, error)
         finally:
             # Killed, if this is not the end that was asked for.
             if not self.forgotten:
+                self.ended = True
                 self._note([], RuntimeError("the greenlet that polls was killed"))
                 self._close()
 
@@ -329,11 +305,14 @@ class Poller:
         others = []
         for _ in range(min(self._lanes, len(chunks)) - 1):
             done = self._drainer.signal()
-            others.append(done)
-            self.spawned.append(self._drainer.spawn(lane, done))
+            spawned = self._drainer.spawn(lane, done)
+            others.append((spawned, done))
+            self.spawned.append(spawned)
         lane()
-        for done in others:
-            done.wait()
+        for spawned, done in others:
+            # One that is killed before it runs says nothing, and has taken no chunk.
+            while not done.wait(PATIENCE) and self._drainer.lives(spawned):
+                pass
         del self.spawned[1:]
         return found, errors[0] if errors else None
 

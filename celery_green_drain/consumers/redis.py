@@ -12,7 +12,6 @@ alone, and it alone writes to them: nothing here needs a lock.
 
 from __future__ import annotations
 
-import selectors
 import time
 import weakref
 from collections import deque
@@ -37,7 +36,6 @@ from redis.retry import Retry
 
 from ..pending import PendingResult, Wait
 from .session import Session, SessionConsumer, not_blocking, nothing_there
-from .waker import Waker
 
 try:
     import hiredis
@@ -70,7 +68,7 @@ REFUSALS = {
 LINGER = 0.05
 
 
-class RedisResultConsumer(SessionConsumer):
+class RedisResultConsumer(SessionConsumer["RedisSession"]):
     """Drains Redis pub/sub. See the module for how."""
 
     connection_errors = (RedisError, OSError)
@@ -105,7 +103,7 @@ class RedisSession(Session):
         self._backend = weakref.proxy(consumer.backend)
         self._table = consumer.table
         self._deliver = consumer.deliver
-        self._drainer = consumer.drainer
+        self._mailbox = consumer.mailbox
         self._settings = consumer.settings
         self._table.doubt()
         #: Channel → task id, for all that the server knows, or will know once it has read.
@@ -132,23 +130,17 @@ class RedisSession(Session):
             )
             self._pubsub = opened.enter_context(closing(Link(self._pool)))
             self._lookup = opened.enter_context(closing(Link(self._pool)))
-            self.waker = opened.enter_context(closing(Waker()))
-            self._selector = opened.enter_context(closing(self._drainer.selector()))
-            for source in (self.waker, self._pubsub, self._lookup):
-                self._selector.register(source, selectors.EVENT_READ, source)
+            for link in (self._pubsub, self._lookup):
+                self._mailbox.register(link)
+                opened.callback(self._mailbox.unregister, link)
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        if not self.forgotten:
-            self._opened.close()
+        self._opened.close()
 
     def turn(self, timeout: float | None) -> None:
         self._send()
-        ready = [key.data for key, _ in self._selector.select(self._patience(timeout))]
-        if self.forgotten:
-            return
-        if self.waker in ready:
-            self.waker.clear()
+        ready = self._mailbox.wait(self._patience(timeout))
         # Messages first: where one and the stored state are the same, the message is first.
         if self._pubsub in ready:
             self._read(self._pubsub, self._on_message)
@@ -172,7 +164,7 @@ class RedisSession(Session):
         for count, response in enumerate(link.responses(), 1):
             handle(response)
             if count % BATCH == 0:
-                self._drainer.sleep(0)
+                self._mailbox.rest()
 
     # -- what is to be sent
 

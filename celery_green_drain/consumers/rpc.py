@@ -11,24 +11,24 @@ import logging
 import math
 import time
 import weakref
-from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-import kombu
 from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
 from celery.signals import worker_process_shutdown
 from kombu.exceptions import DecodeError, KombuError
 
 from ..drainers.base import Drainer
+from ..internals import as_text
 from ..pending import Meta, PendingResult, Wait
 from .amqp import AmqpSession
 from .buffer import Buffer, Payload
 from .decoding import loads
-from .session import Session, SessionConsumer
+from .replies import Replies, ReplyQueue, RpcSession
+from .session import SessionConsumer
 from .virtual import VirtualSession
 
-__all__ = ("ReplyQueue", "RpcResultConsumer")
+__all__ = ("RpcResultConsumer",)
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,7 @@ DAY = 24 * 3600
 FAREWELL = 2.0
 
 
-class ReplyQueue(kombu.Queue):  # type: ignore[misc]
-    """The queue that results come to."""
-
-    can_cache_declaration = False  # the consumer knows when it has to be declared
-
-
-class RpcResultConsumer(SessionConsumer):
+class RpcResultConsumer(SessionConsumer[RpcSession]):
     """Drains the reply queue. See the module for how."""
 
     connection_errors = (AMQPError, KombuError, OSError)
@@ -59,7 +53,7 @@ class RpcResultConsumer(SessionConsumer):
 
     def __init__(self, backend: Any, app: Any = None, *args: Any, **kwargs: Any) -> None:
         super().__init__(backend, app, *args, **kwargs)
-        _consumers.add(self)
+        _leavers.add(self)
 
     def _begin(self) -> None:
         super()._begin()
@@ -90,7 +84,7 @@ class RpcResultConsumer(SessionConsumer):
 
     # -- what arrives
 
-    def open_session(self) -> Session:
+    def open_session(self) -> RpcSession:
         if self._connection is None:
             self._connection = self.backend.app.connection_for_read()
         connection = self._connection
@@ -102,21 +96,16 @@ class RpcResultConsumer(SessionConsumer):
             *connection.channel_errors,
         )
         kind = AmqpSession if connection.transport.driver_name == "py-amqp" else VirtualSession
-        return kind(self, connection)
-
-    def consume(
-        self, channel: Any, queue: Any, on_message: Callable[[Any], None], no_ack: bool = False
-    ) -> None:
-        """Have *on_message* called with each message of *queue*."""
-        kombu.Consumer(
-            channel,
-            [queue],
-            no_ack=no_ack,
-            on_message=on_message,
-            on_decode_error=lambda message, exc: on_message(message),
-            accept=self.backend.accept,
-            auto_declare=False,
-        ).consume()
+        return kind(
+            connection,
+            Replies(
+                self.queue(),
+                self.backend.accept,
+                self.receive,
+                self.mailbox,
+                self.settings.heartbeat,
+            ),
+        )
 
     def receive(self, message: Any) -> None:
         """Take a message of the queue, whatever it is. Raises nothing: it would come again."""
@@ -167,7 +156,7 @@ class RpcResultConsumer(SessionConsumer):
         except Exception as exc:
             pending.fail(exc)
         else:
-            self._note(self._got, pending.task_id)
+            self.mailbox.post(self._got, pending.task_id)
             pending.resolve(meta)
 
     def _got(self, task_id: str) -> None:
@@ -184,11 +173,12 @@ class RpcResultConsumer(SessionConsumer):
             self.buffer.mark_read(task_id)
             self.deliver(task_id, lambda: self.decode(payload))
 
-    def latest(self, task_id: str) -> Meta | None:
+    def latest(self, task_id: Any) -> Meta | None:
         """The latest state of a task that has come; None: there is none.
 
         :raises ResultEvicted: where it came, and is no longer kept.
         """
+        task_id = as_text(task_id)
         payload = self.buffer.get(task_id)
         if payload is None:
             return None
@@ -201,7 +191,7 @@ class RpcResultConsumer(SessionConsumer):
         session = self._session
         if stopped and session is not None:
             # Who waits may do so again later, and the answer may come meanwhile.
-            still_wanted = self.backend is not None and (len(self.table) > 0 or self.asked)
+            still_wanted = self.backend is not None and (len(self.table) > 0 or self.mailbox.asked)
             delete = self._leaving or not still_wanted
             if delete:
                 self.declared.clear()
@@ -231,13 +221,13 @@ def _payload(message: Any, last: bool) -> Payload:
     return Payload(message.body, message.content_type, message.content_encoding, last)
 
 
-_consumers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
+_leavers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
 
 
 @atexit.register
 @worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
 def _leave(**kwargs: Any) -> None:
     deadline = time.monotonic() + FAREWELL
-    for drainer in [consumer.leave() for consumer in list(_consumers)]:
+    for drainer in [consumer.leave() for consumer in list(_leavers)]:
         if drainer is not None:
             drainer.stop(max(0.0, deadline - time.monotonic()))

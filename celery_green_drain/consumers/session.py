@@ -8,10 +8,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
+from .. import forks
 from .base import ResultConsumer
-from .waker import Waker
 
 __all__ = ("Session", "SessionConsumer", "not_blocking", "nothing_there")
 
@@ -22,29 +22,23 @@ class Session(ABC):
     #: How many connections it consists of.
     CONNECTIONS: ClassVar[int] = 1
 
-    #: Ends the loop's wait for something to arrive.
-    waker: Waker
-
-    #: Whether this belongs to the process that forked, and is not to be touched.
-    forgotten = False
-
     @abstractmethod
     def turn(self, timeout: float | None) -> None:
-        """Wait for something to arrive, at most *timeout* seconds, and handle all of it."""
+        """Wait for something to arrive, at most *timeout* seconds, and handle some of it."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close what is open, unless it is another process's. Asks nobody, waits for nobody."""
+        """Close what is open. Asks nobody, waits for nobody."""
 
 
-class SessionConsumer(ResultConsumer):
+Opened = TypeVar("Opened", bound=Session)
+
+
+class SessionConsumer(ResultConsumer, Generic[Opened]):
     """A consumer with one session at a time, and a new one after each failure."""
 
-    #: Errors that no new attempt will mend: who waits is told at once.
-    refusals: tuple[type[Exception], ...] = ()
-
     @abstractmethod
-    def open_session(self) -> Session:
+    def open_session(self) -> Opened:
         """Open what there is to open.
 
         :raises Exception: one of :attr:`connection_errors` where that fails.
@@ -52,8 +46,11 @@ class SessionConsumer(ResultConsumer):
 
     def _begin(self) -> None:
         super()._begin()
-        self._session: Any = None
+        self._session: Opened | None = None
         self._opened = 0.0
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, {self._session!r}>"
 
     @property
     def connections(self) -> int:
@@ -62,32 +59,27 @@ class SessionConsumer(ResultConsumer):
     def drain_events(self, timeout: float | None = None) -> None:
         session = self._session
         try:
-            self._read_notes()
             if session is None:
                 self._session = self.open_session()
                 self._connects += 1
                 self._opened = time.monotonic()
+                self.mailbox.look()
             else:
                 session.turn(timeout)
                 if time.monotonic() - self._opened > self.settings.heartbeat:
                     self.expire()
         except BaseException as exc:
+            forks.notice()
+            # This very one: in a child it is the parent's, and this consumer has none.
+            if session is not None and self._session is session:
+                self._session = None
+                session.close()
             if isinstance(exc, self.refusals):
                 self.table.fail(self.table, exc)
-            if session is not None:
-                # This very one: after a fork the child may have another by now.
-                session.close()
-                if self._session is session:
-                    self._session = None
             if isinstance(exc, socket.timeout):
                 # To the drainer that would mean that nothing has come.
                 raise ConnectionError("The server did not answer in time.") from exc
             raise
-
-    def wake(self) -> None:
-        session = self._session
-        if session is not None:
-            session.waker.wake()
 
     def disconnect(self) -> None:
         session, self._session = self._session, None
@@ -95,8 +87,6 @@ class SessionConsumer(ResultConsumer):
             session.close()
 
     def forget_connections(self) -> object:
-        if self._session is not None:
-            self._session.forgotten = True
         return self._session
 
 

@@ -1,24 +1,28 @@
-"""The life of a drain loop, and what each green library must bring for it.
+"""The life of a drain loop.
 
-A drainer knows no protocol: it turns ``result_consumer.drain_events()`` over and
-over, in one greenlet (or thread), until it is stopped. What fails there is logged
-and tried again; nothing but :meth:`Drainer.stop` ends the loop for good.
+A drainer knows no protocol: it turns ``result_consumer.drain_events()`` over and over, in one
+greenlet (or thread), until it is stopped. What fails there is logged and tried again; nothing
+but :meth:`Drainer.stop` ends the loop for good.
 """
 
 from __future__ import annotations
 
 import logging
-import random
-import selectors
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from enum import Enum
+from typing import Any
 
 from celery.backends import asynchronous
+
+from .. import forks
+from .drained import drained
+from .library import Lanes, Library, Outcome, Signal
+from .mailbox import Abandoned, Mailbox
+from .outage import REFUSED, Backoff, Outage
 
 __all__ = ("Backoff", "Drainer", "Lanes", "Outcome", "Signal")
 
@@ -27,168 +31,84 @@ logger = logging.getLogger(__name__)
 #: Seconds that :meth:`Drainer.stop` waits at most for the loop to end, unless told otherwise.
 STOP_TIMEOUT = 10.0
 
-#: Seconds that a connection must have held to count as back: a server that is just starting
-#: accepts connections and refuses commands.
-STEADY = 1.0
-
-#: Longest pause, in seconds, where the server refuses us: who begins to wait is to hear of it.
-REFUSED = 1.0
-
 #: Seconds a result consumer may take for one turn where nothing arrives.
 TURN = 1.0
 
 
-#: What :meth:`Drainer.lanes` returns.
-Lanes = Callable[..., Any]
+class Life(Enum):
+    """In which part of its life a drain loop is."""
+
+    #: It has not begun, or has ended.
+    IDLE = "idle"
+    #: It turns, or is about to.
+    RUNNING = "running"
+    #: It ends at its next turn.
+    STOPPING = "stopping"
+    #: This process is a child, and the loop is its parent's.
+    ABANDONED = "abandoned"
 
 
-class Signal(Protocol):
-    """Wakes one waiter, once. It may be set from any thread, before or during the wait."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether it has been set."""
-
-    def set(self) -> None:
-        """Wake the waiter. Further calls have no effect. Never blocks, never switches."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until set, at most *timeout* seconds; return whether it was set."""
-
-
-class Outcome:
-    """What a call returned or raised.
-
-    Green libraries report an exception that crosses threads by themselves, so ours cross as this.
-    """
-
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._value: Any = None
-        self._error: Exception | None = None
-        try:
-            self._value = function(*args)
-        except Exception as exc:
-            self._error = exc
-
-    def get(self) -> Any:
-        """Return it, or raise it."""
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """How long to pause after so many failures in a row."""
-
-    #: Seconds after the first failure; doubled with each further one.
-    first: float = 0.1
-
-    #: Longest pause, in seconds.
-    longest: float = 30.0
-
-    def pause(self, failures: int, jitter: Callable[[], float] = random.random) -> float:
-        """Seconds to pause after *failures* failures: half of it is fixed, half is chance."""
-        full = min(self.longest, self.first * 2.0 ** min(failures - 1, 32))
-        return full * (1 + jitter()) / 2
-
-
-class Drainer(asynchronous.Drainer):  # type: ignore[misc]
+class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
     """Base of the drainers: one loop that drains one result consumer.
 
-    A subclass brings the primitives of its library (:meth:`spawn`, :meth:`signal`,
-    :meth:`sleep`, :meth:`selector`, :meth:`lanes`, :meth:`discard`, :meth:`problem`) and
-    registers itself with :func:`celery.backends.asynchronous.register_drainer`.
+    A subclass brings the primitives of its library, see :class:`~.library.Library`, and registers
+    itself with :func:`celery.backends.asynchronous.register_drainer`.
 
     :param result_consumer: anything with Celery's ``drain_events(timeout)``.
     """
 
-    #: The name in Celery's registry, and the value of ``result_drainer``.
-    name: ClassVar[str] = ""
-
     def __init__(self, result_consumer: Any) -> None:
         super().__init__(result_consumer)
-        settings = getattr(result_consumer, "settings", None)
-        self.backoff = Backoff(longest=settings.retry_max) if settings else Backoff()
+        self.drained = drained(result_consumer)
+        self.backoff = Backoff(longest=self.drained.retry_max)
+        self.outage = Outage()
+        #: The way into the loop.
+        self.mailbox = Mailbox(self)
         #: What :meth:`spawn` made of the loop: a greenlet or a thread.
         self.loop: object = None
         self._lock = threading.Lock()
-        self._running = False
-        self._stopping = False
+        self._life = Life.IDLE
+        #: Apart from that, as a start() under way would overwrite it: a finaliser takes no lock.
         self._retired = False
-        self._abandoned = False
         self._ended = self._broadcast()
-        self._nap: Signal | None = None
         self._turned = self._broadcast()
-        self._failures = 0
-        self._refused = False
-        self._lost_at = 0.0
-        self._back_at: float | None = None
 
-    # -- what a green library brings
-
-    @classmethod
-    def problem(cls) -> str | None:
-        """Why this drainer cannot serve in this process, with the remedy; None if it can."""
-        return None
-
-    def spawn(self, function: Callable[..., object], *args: Any) -> object:
-        """Run ``function(*args)`` beside the caller, in the drainer's own thread."""
-        raise NotImplementedError("subclass responsibility")
-
-    def call(self, function: Callable[..., object], *args: Any) -> None:
-        """The same for what rarely waits: until it does, others may share its greenlet."""
-        self.spawn(function, *args)
-
-    def is_local(self) -> bool:
-        """Whether the caller may use :meth:`spawn`: it is in the thread that greenlets run in."""
-        return True
-
-    def signal(self) -> Signal:
-        """A signal for the caller to wait on."""
-        raise NotImplementedError("subclass responsibility")
-
-    def sleep(self, seconds: float) -> None:
-        """Let others run, for *seconds* at least."""
-        raise NotImplementedError("subclass responsibility")
-
-    def selector(self) -> selectors.BaseSelector:
-        """A selector whose ``select()`` blocks the caller alone."""
-        raise NotImplementedError("subclass responsibility")
-
-    @classmethod
-    def lanes(cls, limit: int, native: bool = False) -> Lanes:
-        """Return ``call(function, *args)``, which calls *limit* functions at a time at most.
-
-        :param native: in native threads, for what would block all greenlets of the process.
-        """
-        free = threading.BoundedSemaphore(limit)
-
-        def call(function: Callable[..., Any], *args: Any) -> Any:
-            with free:
-                return function(*args)
-
-        return call
-
-    def discard(self, spawned: Any) -> None:
-        """Let what :meth:`spawn` made in the parent never run on in this child."""
+    def __repr__(self) -> str:
+        life = "retired" if self._retired else self._life.value
+        return f"<{type(self).__name__}: {life}, {self.outage!r}, {self.mailbox!r}>"
 
     # -- life
 
+    @property
+    def running(self) -> bool:
+        """Whether the loop turns, or is about to."""
+        return self._life in (Life.RUNNING, Life.STOPPING) and self.lives(self.loop)
+
+    def ask(self, function: Callable[..., object], *args: Any) -> None:
+        """Have the loop call ``function(*args)`` at its next turn, and start it where none runs."""
+        self.mailbox.note(function, args, asks=True)
+        # Not after the loop is woken: it might have done this by then, and been stopped since.
+        self.start()
+        self.mailbox.wake()
+
     def start(self) -> None:
         """Start the loop, after :meth:`stop` anew. Without effect where it runs, or is retired."""
-        if self._running or self._retired:
+        forks.notice()
+        if self._retired or self._life is Life.ABANDONED or self.running:
             return
         with self._lock:
-            if self._running:
+            if self.running:
                 return
+            if self._life is not Life.IDLE:
+                # Killed before it ran, as by something that kills all greenlets there are.
+                logger.warning("The result drainer was killed; starting it again.")
             self._settle()
-            self._running, self._stopping = True, False
+            self._life = Life.RUNNING
             self._ended = self._broadcast()
             try:
                 self.loop = self.spawn(self.run)
             except BaseException:
-                self._running = False
+                self._life = Life.IDLE
                 raise
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
@@ -198,118 +118,92 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
         registered, and are served after the next :meth:`start`. Further calls have no effect.
         """
         ended = self._ended
-        if self._running:
+        if self.running:
             self.ask_to_stop()
             ended.wait(timeout)
 
     def ask_to_stop(self) -> None:
         """Let the loop end at its next turn. Neither waits nor switches, so finalisers may."""
-        self._stopping = True
-        nap = self._nap
-        if nap is not None:
-            nap.set()
-        wake = getattr(self.result_consumer, "wake", None)
-        if wake is not None:
-            wake()
+        if self._life is Life.RUNNING:
+            self._life = Life.STOPPING
+        self.mailbox.wake()
 
     def retire(self) -> None:
         """Let the loop end, as :meth:`ask_to_stop` does, and never start again."""
-        # A flag of its own, as a start() under way would clear the other.
         self._retired = True
         self.ask_to_stop()
 
-    @property
-    def _ending(self) -> bool:
-        return self._stopping or self._retired
-
     def abandon(self) -> None:
         """Forget the loop without touching what it holds: it belongs to the process that forked."""
-        self._abandoned = self._stopping = True
+        self._life = Life.ABANDONED
+        self.mailbox.abandon()
         self.discard(self.loop)
+        forks.keep(self)
+
+    @property
+    def _ending(self) -> bool:
+        return self._retired or self._life is not Life.RUNNING
 
     def run(self) -> None:
         """The loop itself: what :meth:`start` spawns."""
         try:
             while not self._ending:
                 self.turn()
+        except Abandoned:
+            return
         finally:
             self._finish()
 
     def turn(self, timeout: float = TURN) -> None:
-        """Drain once. A failure is logged, waited out, and raised to nobody."""
+        """Read the notes, and drain once.
+
+        A failure is logged, waited out, and raised to nobody.
+
+        :raises Abandoned: in a child of the process whose loop this is.
+        """
+        self.mailbox.read()
         try:
-            self.result_consumer.drain_events(timeout=timeout)
+            self.drained.drain_events(timeout=timeout)
         except socket.timeout:
             pass  # nothing came: Celery's own consumers say it so
         except Exception as exc:
+            self.mailbox.look()
             if not self._ending:
                 self._failed(exc)
             return
-        if self._failures and getattr(self.result_consumer, "connections", True):
-            self._hold()
+        if not self.outage.over and self.drained.connected:
+            self.outage.held()
         turned, self._turned = self._turned, self._broadcast()
         turned.set()
 
+    def _failed(self, exc: Exception) -> None:
+        refused = isinstance(exc, self.drained.refusals)
+        expected = isinstance(exc, self.drained.connection_errors)
+        self.outage.failed(exc, expected, refused)
+        pause = self.backoff.pause(self.outage.failures)
+        until = time.monotonic() + (min(pause, REFUSED) if refused else pause)
+        # Notes are read meanwhile: much of what they ask for needs no connection.
+        while not self._ending and time.monotonic() < until:
+            self.mailbox.wait(until - time.monotonic())
+            self.mailbox.read()
+
     def _finish(self) -> None:
-        if self._abandoned:
+        if self._life is Life.ABANDONED:
             return
         ended, stopped = self._ended, self._ending
         try:
-            finished = getattr(self.result_consumer, "on_drainer_end", None)
-            if finished is not None:
-                finished(stopped=stopped)
+            self.drained.on_drainer_end(stopped=stopped)
         finally:
+            self.mailbox.close()
             # Not before, or what is still done in this loop would start the next one.
-            self._running = False
+            self._life = Life.IDLE
             if not stopped and not sys.is_finalizing():
                 logger.warning("The result drainer was killed; starting it again.")
                 self.start()
-            elif getattr(self.result_consumer, "asked", False):
+            elif self.mailbox.asked:
                 self.start()  # by another thread, just now
             ended.set()
             self._turned.set()
-
-    def _failed(self, exc: Exception) -> None:
-        self._failures += 1
-        self._back_at = None
-        if self._failures == 1:
-            self._lost_at = time.monotonic()
-            expected = isinstance(exc, getattr(self.result_consumer, "connection_errors", OSError))
-            logger.warning(
-                "Lost the connection that results come over, reconnecting until it is back: %s: %s",
-                type(exc).__name__,
-                str(exc).partition("\n")[0],
-                exc_info=None if expected else exc,
-            )
-        pause = self.backoff.pause(self._failures)
-        if isinstance(exc, getattr(self.result_consumer, "refusals", ())):
-            pause = min(pause, REFUSED)
-            if not self._refused:
-                self._refused = True
-                logger.error(
-                    "The server refuses the connection that results come over, which is told to "
-                    "all who wait: %s: %s",
-                    type(exc).__name__,
-                    exc,
-                )
-        self._nap = nap = self.signal()
-        if not self._ending:
-            nap.wait(pause)
-        self._nap = None
-
-    def _hold(self) -> None:
-        """It works again. If that lasts, the failures are over."""
-        now = time.monotonic()
-        if self._back_at is None:
-            self._back_at = now
-        if now - self._back_at >= STEADY:
-            logger.warning(
-                "The connection that results come over is back after %.1f s (%d attempts).",
-                self._back_at - self._lost_at,
-                self._failures,
-            )
-            self._failures = 0
-            self._refused = False
 
     def _settle(self) -> None:
         """Choose where the loop is to live, before it is spawned."""
@@ -356,18 +250,21 @@ class Drainer(asynchronous.Drainer):  # type: ignore[misc]
 class _Broadcast:
     """Wakes all that wait, once: made of one signal each."""
 
-    def __init__(self, drainer: Drainer) -> None:
-        self._drainer = drainer
+    def __init__(self, library: Library) -> None:
+        self._library = library
         self._waiting: list[Signal] = []
         self._set = False
 
     def set(self) -> None:
         self._set = True
-        for signal in list(self._waiting):
-            signal.set()
+        while self._waiting:
+            try:
+                self._waiting.pop().set()
+            except IndexError:  # taken by another thread
+                return
 
     def wait(self, timeout: float | None) -> None:
-        signal = self._drainer.signal()
+        signal = self._library.signal()
         self._waiting.append(signal)
         if not self._set:
             signal.wait(timeout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import selectors
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -15,8 +14,10 @@ from eventlet.event import Event
 from eventlet.green.select import select
 from eventlet.green.selectors import SelectSelector
 
-from .base import TURN, Drainer, Lanes, Outcome, Signal
+from .base import TURN, Drainer
 from .callbacks import CallbackRunner
+from .library import Lanes, Outcome, Signal
+from .patching import obstacle
 from .thread import ThreadSignal
 
 __all__ = ("EventletDrainer",)
@@ -38,13 +39,7 @@ class EventletDrainer(Drainer):
 
     @classmethod
     def problem(cls) -> str | None:
-        patched = sys.modules.get("eventlet.patcher")
-        if patched is not None and patched.is_monkey_patched("socket"):
-            return None
-        return (
-            "this process is not patched by eventlet: call eventlet.monkey_patch() before "
-            "anything else is imported"
-        )
+        return obstacle("eventlet")
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._callbacks.call(function, *args)
@@ -54,6 +49,9 @@ class EventletDrainer(Drainer):
 
     def spawn(self, function: Callable[..., object], *args: Any) -> object:
         return eventlet.spawn(function, *args)
+
+    def lives(self, spawned: Any) -> bool:
+        return spawned is not None and not spawned.dead
 
     def signal(self) -> Signal:
         if self.is_local():
@@ -75,7 +73,7 @@ class EventletDrainer(Drainer):
             return lanes
 
         def call(function: Callable[..., Any], *args: Any) -> Any:
-            if _native.current_thread() is not _native.main_thread():
+            if not _in_main_thread():
                 return function(*args)  # in a native thread already
             return lanes(_in_thread, function, args).get()
 
@@ -87,13 +85,19 @@ class EventletDrainer(Drainer):
             self._hub.schedule_call_global(0, spawned.throw)
 
     def _settle(self) -> None:
-        if _native.current_thread() is not _native.main_thread():
+        if not _in_main_thread():
             raise RuntimeError(
                 "The first wait for a result was made in a native thread, where eventlet's hub "
                 "cannot stay: wait in the main thread first, or call "
                 "app.backend.result_consumer.drainer.start() there."
             )
         self._hub = hubs.get_hub()
+
+
+def _in_main_thread() -> bool:
+    # By the idents: in a forked child, with eventlet < 0.40.1, the current thread has no object.
+    ident: int = _native.main_thread().ident
+    return bool(_native.get_ident() == ident)
 
 
 def _in_thread(function: Callable[..., Any], args: tuple[Any, ...]) -> Outcome:
@@ -115,7 +119,7 @@ def _in_thread(function: Callable[..., Any], args: tuple[Any, ...]) -> Outcome:
 
 
 class EventletSignal:
-    """A :class:`~celery_green_drain.drainers.base.Signal` for a green thread of this hub."""
+    """A :class:`~celery_green_drain.drainers.library.Signal` for a green thread of this hub."""
 
     __slots__ = ("_event", "ready")
 
@@ -128,11 +132,25 @@ class EventletSignal:
             return
         self.ready = True
         if self._event is not None:
-            self._event.send()
+            _send(self._event)
 
     def wait(self, timeout: float | None = None) -> bool:
         if self.ready:
             return True
-        self._event = Event()
-        self._event.wait(timeout)
+        self._event = event = Event()
+        if timeout is None:
+            event.wait()
+            return self.ready
+        # Not the event's own timer, which keeps a green thread that is killed here, with all that
+        # it holds, until the time is up.
+        timer = hubs.get_hub().schedule_call_global(timeout, _send, event)
+        try:
+            event.wait()
+        finally:
+            timer.cancel()
         return self.ready
+
+
+def _send(event: Event) -> None:
+    if not event.ready():
+        event.send()

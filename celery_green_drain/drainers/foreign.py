@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from .base import STOP_TIMEOUT, TURN
+from .base import STOP_TIMEOUT, TURN, Life
+from .library import Outcome
+from .mailbox import Abandoned
 from .thread import ThreadDrainer
 
 __all__ = ("adapt",)
+
+logger = logging.getLogger(__name__)
 
 
 def adapt(cls: Callable[[Any], Any]) -> Callable[[Any], ThreadDrainer]:
@@ -33,13 +38,36 @@ class _Foreign(ThreadDrainer):
         self._theirs = cls(self)
 
     def start(self) -> None:
-        self._theirs.start()
+        if not self._retired:
+            self._life = Life.RUNNING
+            self._theirs.start()
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         self.ask_to_stop()
-        self._theirs.stop()
-        self.result_consumer.on_drainer_end(stopped=True)
-        self._stopping = False
+        self._stop_theirs(timeout)
+        self.drained.on_drainer_end(stopped=True)
+        self.mailbox.close()
+        self._life = Life.IDLE
+
+    def _stop_theirs(self, timeout: float) -> None:
+        # Beside the caller, as theirs may wait for ever: before Celery 5.6 its eventlet drainer
+        # does, as its loop dies of the request to end.
+        outcomes: list[Outcome] = []
+        stopped = threading.Event()
+
+        def stop() -> None:
+            outcomes.append(Outcome(self._theirs.stop, ()))
+            stopped.set()
+
+        self.spawn(stop)
+        if stopped.wait(timeout):
+            outcomes[0].get()
+        else:
+            logger.warning(
+                "%s has not stopped within %g s. It is left alone.",
+                type(self._theirs).__qualname__,
+                timeout,
+            )
 
     def drain_events(self, timeout: float | None = None) -> None:
         """What their drainer calls for a turn, each waiter by itself where it has no loop."""
@@ -48,6 +76,8 @@ class _Foreign(ThreadDrainer):
         elif self._draining.acquire(timeout=-1 if timeout is None else timeout):
             try:
                 self.turn() if timeout is None else self.turn(timeout)
+            except Abandoned:
+                self.sleep(TURN)  # a copy of their loop, which nothing ends
             finally:
                 self._draining.release()
 
@@ -56,6 +86,9 @@ class _Foreign(ThreadDrainer):
             self._leaving = True
             self.spawn(self.stop)  # beside their loop, as it waits for that loop's end
         self.sleep(TURN)
+
+    def lives(self, spawned: Any) -> bool:
+        return True  # it is theirs, if there is a loop at all
 
     def signal(self) -> Any:
         return _ForeignSignal(self._theirs)

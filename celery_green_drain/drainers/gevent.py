@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import selectors
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,10 @@ from gevent.hub import Hub, Waiter, get_hub
 from gevent.selectors import GeventSelector
 from gevent.threadpool import ThreadPool
 
-from .base import Drainer, Lanes, Outcome
+from .base import Drainer
 from .callbacks import CallbackRunner
+from .library import Lanes, Outcome
+from .patching import obstacle
 
 __all__ = ("GeventDrainer",)
 
@@ -36,13 +37,7 @@ class GeventDrainer(Drainer):
 
     @classmethod
     def problem(cls) -> str | None:
-        monkey = sys.modules.get("gevent.monkey")
-        if monkey is not None and monkey.is_module_patched("socket"):
-            return None
-        return (
-            "this process is not patched by gevent: call gevent.monkey.patch_all() before "
-            "anything else is imported (gunicorn -k gevent does)"
-        )
+        return obstacle("gevent")
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._callbacks.call(function, *args)
@@ -54,6 +49,9 @@ class GeventDrainer(Drainer):
         if self.is_local() or self._hub is None:
             return gevent.spawn(function, *args)
         return self._hub.loop.run_callback_threadsafe(gevent.spawn, function, *args)
+
+    def lives(self, spawned: Any) -> bool:
+        return spawned is not None and not getattr(spawned, "dead", False)
 
     def signal(self) -> GeventSignal:
         return GeventSignal()
@@ -95,7 +93,7 @@ class GeventDrainer(Drainer):
 
 
 class GeventSignal:
-    """A :class:`~celery_green_drain.drainers.base.Signal` for a greenlet, in whichever thread."""
+    """A :class:`~celery_green_drain.drainers.library.Signal` for a greenlet, in any thread."""
 
     __slots__ = ("_waiter", "ready")
 

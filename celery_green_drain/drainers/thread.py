@@ -31,6 +31,9 @@ class ThreadDrainer(Drainer):
         thread.start()
         return thread
 
+    def lives(self, spawned: Any) -> bool:
+        return spawned is not None and spawned.is_alive()
+
     def signal(self) -> ThreadSignal:
         return ThreadSignal(threading.Lock())
 
@@ -42,7 +45,7 @@ class ThreadDrainer(Drainer):
 
 
 class ThreadSignal:
-    """A :class:`~celery_green_drain.drainers.base.Signal` made of one lock."""
+    """A :class:`~celery_green_drain.drainers.library.Signal` made of one lock."""
 
     __slots__ = ("_lock", "ready")
 

@@ -1,0 +1,108 @@
+"""What a green library brings for a drainer: how to run, wait, sleep and call."""
+
+from __future__ import annotations
+
+import selectors
+import threading
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+__all__ = ("Lanes", "Library", "Outcome", "Signal")
+
+#: What :meth:`Library.lanes` returns.
+Lanes = Callable[..., Any]
+
+
+class Signal(Protocol):
+    """Wakes one waiter, once. It may be set from any thread, before or during the wait."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has been set."""
+
+    def set(self) -> None:
+        """Wake the waiter. Further calls have no effect. Never blocks, never switches."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until set, at most *timeout* seconds; return whether it was set."""
+
+
+class Outcome:
+    """What a call returned or raised.
+
+    Green libraries report an exception that crosses threads by themselves, so ours cross as this.
+    """
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._value: Any = None
+        self._error: Exception | None = None
+        try:
+            self._value = function(*args)
+        except Exception as exc:
+            self._error = exc
+
+    def get(self) -> Any:
+        """Return it, or raise it."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+class Library:
+    """The primitives of one green library. A drainer is one, and adds the life of the loop."""
+
+    #: The name in Celery's registry, and the value of ``result_drainer``.
+    name: ClassVar[str] = ""
+
+    @classmethod
+    def problem(cls) -> str | None:
+        """Why this drainer cannot serve in this process, with the remedy; None if it can."""
+        return None
+
+    def spawn(self, function: Callable[..., object], *args: Any) -> object:
+        """Run ``function(*args)`` beside the caller, in the drainer's own thread."""
+        raise NotImplementedError("subclass responsibility")
+
+    def lives(self, spawned: Any) -> bool:
+        """Whether what :meth:`spawn` made runs, or will. One that is killed first never does."""
+        return True
+
+    def discard(self, spawned: Any) -> None:
+        """Let what :meth:`spawn` made in the parent never run on in this child."""
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Like :meth:`spawn`, for what rarely waits: until it does, others may share its greenlet.
+
+        :raises RuntimeError: where no thread can be started for it.
+        """
+        self.spawn(function, *args)
+
+    def is_local(self) -> bool:
+        """Whether the caller may use :meth:`spawn`: it is in the thread that greenlets run in."""
+        return True
+
+    def signal(self) -> Signal:
+        """A signal for the caller to wait on."""
+        raise NotImplementedError("subclass responsibility")
+
+    def sleep(self, seconds: float) -> None:
+        """Let others run, for *seconds* at least."""
+        raise NotImplementedError("subclass responsibility")
+
+    def selector(self) -> selectors.BaseSelector:
+        """A selector whose ``select()`` blocks the caller alone."""
+        raise NotImplementedError("subclass responsibility")
+
+    @classmethod
+    def lanes(cls, limit: int, native: bool = False) -> Lanes:
+        """Return ``call(function, *args)``, which calls *limit* functions at a time at most.
+
+        :param native: in native threads, for what would block all greenlets of the process.
+        """
+        free = threading.BoundedSemaphore(limit)
+
+        def call(function: Callable[..., Any], *args: Any) -> Any:
+            with free:
+                return function(*args)
+
+        return call

@@ -1,0 +1,119 @@
+"""What a drain loop does while its connection is away: longer and longer pauses, and few lines."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..quoting import one_line
+
+__all__ = ("Backoff", "Outage")
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a connection must have held to count as back: a server that is just starting
+#: accepts connections and refuses commands.
+STEADY = 1.0
+
+#: Longest pause, in seconds, where the server refuses us: who begins to wait is to hear of it.
+REFUSED = 1.0
+
+#: Seconds between two lines of one outage.
+REPORT = 60.0
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to pause after so many failures in a row."""
+
+    #: Seconds after the first failure; doubled with each further one.
+    first: float = 0.1
+
+    #: Longest pause, in seconds.
+    longest: float = 30.0
+
+    def pause(self, failures: int, jitter: Callable[[], float] = random.random) -> float:
+        """Seconds to pause after *failures* failures: half of it is fixed, half is chance."""
+        full = min(self.longest, self.first * 2.0 ** min(failures - 1, 32))
+        return full * (1 + jitter()) / 2
+
+
+class Outage:
+    """From the first failure until a connection has held for :data:`STEADY` seconds.
+
+    One line in the log when it begins and one when it is over. In between one for each further
+    kind of error: at once where it is none that a lost connection raises, else after
+    :data:`REPORT` seconds, as an outage shows itself in several ways.
+    """
+
+    def __init__(self) -> None:
+        #: Failures in a row.
+        self.failures = 0
+        #: The last error, as text; None: there was none.
+        self.error: str | None = None
+        self._kinds: set[str] = set()
+        self._reported_at = 0.0
+        self._lost_at = time.monotonic()
+        self._back_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Outage: {self.failures} failures, the last one {self.error}>"
+
+    @property
+    def over(self) -> bool:
+        """Whether the connection holds."""
+        return not self.failures
+
+    def failed(self, exc: Exception, expected: bool, refused: bool) -> None:
+        """Take notice of one more failure.
+
+        :param expected: whether it is one that a lost connection raises.
+        :param refused: whether the server has refused us.
+        """
+        now = time.monotonic()
+        if not self.failures:
+            self._lost_at = now
+        self.failures += 1
+        self._back_at = None
+        self.error = one_line(exc)
+        kind, first = type(exc).__name__, not self._kinds
+        soon = now - self._reported_at < REPORT
+        if kind in self._kinds or (expected and not refused and not first and soon):
+            return
+        self._kinds.add(kind)
+        self._reported_at = now
+        if first:
+            logger.warning(
+                "Lost the connection that results come over, reconnecting until it is back: %s",
+                self.error,
+                exc_info=None if expected else exc,
+            )
+        elif not refused:
+            logger.warning(
+                "The connection that results come over is still away, now because of %s",
+                self.error,
+                exc_info=None if expected else exc,
+            )
+        if refused:
+            logger.error(
+                "The server refuses the connection that results come over, which is told to all "
+                "who wait: %s",
+                self.error,
+            )
+
+    def held(self) -> None:
+        """The connection works. If that lasts, the outage is over."""
+        now = time.monotonic()
+        if self._back_at is None:
+            self._back_at = now
+        if now - self._back_at >= STEADY:
+            logger.warning(
+                "The connection that results come over is back after %.1f s (%d attempts).",
+                self._back_at - self._lost_at,
+                self.failures,
+            )
+            self.failures = 0
+            self._kinds.clear()
