@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -45,14 +46,15 @@ class Loop(Protocol):
 
 
 class Callback:
-    """A user's callback, with the context that it was given in."""
+    """A user's callback, with the context that it was given in, for the process that gave it."""
 
-    __slots__ = ("_context", "target")
+    __slots__ = ("_context", "_pid", "target")
 
     def __init__(self, target: Any) -> None:
         #: A vine promise, or another thenable of the user's.
         self.target = target
         self._context = contextvars.copy_context()
+        self._pid = os.getpid()
 
     def run(self, name: str, error: BaseException | None, *args: Any) -> None:
         """Call it with *args*, in this greenlet. What it raises is logged, and reaches nobody else.
@@ -60,7 +62,9 @@ class Callback:
         :param name: what the log calls the result.
         :param error: the exception of a failed task, for ``on_error``.
         """
-        self._context.run(self._run, name, error, args)
+        # Greenlets exist in a forked child as well: what is on its way there is its parent's.
+        if os.getpid() == self._pid:
+            self._context.run(self._run, name, error, args)
 
     def _run(self, name: str, error: BaseException | None, args: tuple[Any, ...]) -> None:
         try:

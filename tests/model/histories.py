@@ -7,6 +7,8 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import group
@@ -59,7 +61,9 @@ class History:
 
     def run(self) -> None:
         rng = self.rng
-        self.oracle.note(self.name, *((plan.id[:8], plan.steps[-1][::2], len(plan.steps)) for plan in self.plans))
+        self.oracle.note(
+            self.name, *((plan.id[:8], plan.steps[-1][::2], len(plan.steps)) for plan in self.plans)
+        )
         actors = [rng.choice(self._kinds()) for _ in range(rng.randint(1, 5))]
         if self.forgets:
             actors.append(forget)
@@ -72,6 +76,7 @@ class History:
             try:
                 if rng.random() < 0.6:
                     time.sleep(rng.choice((0, 0.01, rng.random() * 0.4)))
+                self.oracle.at_home()
                 actor(self, rng)
             except Exception as exc:
                 self.oracle.fault(self.name, f"{actor.__name__} raised {exc!r}")
@@ -108,7 +113,6 @@ class History:
                 self.sent = group(members)()
             return None
         (plan,) = self.plans
-        self.oracle.note(self.name, "one")
         if not model.side.stores or self.rng.random() < 0.5:
             with model.io():
                 model.expect(self.plans)
@@ -203,7 +207,7 @@ def patient(history: History, rng: random.Random) -> None:
     timeout = 0.3 if history.forgets else rng.choice((LONG, LONG, None))
     while True:
         wait = history.wait(f"a patient {way.__name__}", timeout)
-        if wait.run(lambda: way(history, wait, whole, timeout)) != "stopped":
+        if wait.run(partial(way, history, wait, whole, timeout)) != "stopped":
             return
 
 
@@ -213,7 +217,7 @@ def impatient(history: History, rng: random.Random) -> None:
     for _ in range(rng.randint(1, 3)):
         timeout = rng.choice((0.001, 0.01, rng.random() * 0.2, rng.random()))
         wait = history.wait(f"an impatient {way.__name__}", timeout)
-        if wait.run(lambda: way(history, wait, whole, timeout)) == "value":
+        if wait.run(partial(way, history, wait, whole, timeout)) == "value":
             return
     if rng.random() < 0.5:
         patient(history, rng)
@@ -245,10 +249,8 @@ def killed(history: History, rng: random.Random) -> None:
 
     def body() -> None:
         wait = history.wait(f"a killed {way.__name__}", timeout)
-        try:
-            wait.run(lambda: way(history, wait, whole, timeout), lambda: is_killed)
-        except GreenletExit:
-            pass
+        with suppress(GreenletExit):
+            wait.run(partial(way, history, wait, whole, timeout), lambda: is_killed)
 
     victim = spawn(body)
     if rng.random() < 0.8:
@@ -264,7 +266,7 @@ def in_time(history: History, rng: random.Random) -> None:
     wait = history.wait(f"a {way.__name__} in a green timeout", timeout)
     limit = _green_timeout(rng.choice((0.001, rng.random() * 0.3)))
     try:
-        wait.run(lambda: way(history, wait, whole, timeout), lambda: True)
+        wait.run(partial(way, history, wait, whole, timeout), lambda: True)
     except BaseException as exc:
         if exc is not limit:
             raise

@@ -20,7 +20,7 @@ from celery_green_drain import DrainerStopped, State
 from ..memory.results import state as success
 from .worker import Step
 
-__all__ = ("ALL", "LATE", "PATIENCE", "Call", "Faulty", "Oracle", "Plan", "Wait")
+__all__ = ("ALL", "LATE", "PATIENCE", "Call", "Oracle", "Plan", "Wait")
 
 #: Seconds after which a result that has come is late, unless something was in its way.
 LATE = 8.0
@@ -38,12 +38,8 @@ ALL = "--"
 PROGRESS = "PROGRESS"
 
 
-class Faulty(Exception):
-    """The run ends: what is wrong was told."""
-
-
 class Plan:
-    """What a task is to bring: numbered states, then a value that no other task brings, or a failure.
+    """What a task is to bring: numbered states, and then a value of its own, or a failure.
 
     :param lost: whether messages may get lost, so that the store alone knows.
     """
@@ -106,6 +102,7 @@ class Wait:
         timeout: float | None = None,
         unsure: bool = False,
     ) -> None:
+        oracle.at_home()
         self._oracle = oracle
         self.name = name
         self.what = what
@@ -278,7 +275,9 @@ class Call:
 
     def _call(self, judge: Callable[[], None]) -> None:
         if not self._oracle.is_home:
-            self._oracle.strange(f"the child has called a callback of its parent: {self._wait.name}")
+            self._oracle.strange(
+                f"the child has called a callback of its parent: {self._wait.name}"
+            )
         try:
             judge()
         finally:

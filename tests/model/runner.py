@@ -21,9 +21,9 @@ import redis
 from celery import Celery, uuid
 from celery.signals import before_task_publish
 
-from ..green import DRAINER, GREEN, MODE, drain_loops, size, spawn, wait_until
+from ..green import DRAINER, drain_loops, size, spawn, wait_until
 from .histories import History, OnPurpose
-from .oracle import ALL, PATIENCE, Faulty, Oracle, Plan
+from .oracle import ALL, PATIENCE, Oracle, Plan
 from .sides import Side
 from .weather import HEARTBEAT, RECONCILE, RETRY_MAX, Weather, disturb
 
@@ -146,12 +146,12 @@ class Model:
             self.app.backend.result_consumer.stop()
         self.app.close()
         del self.app
-        self._check("the end of an app", lambda: gc.collect() and drain_loops() == 0 or not drain_loops())
+        self._check(
+            "the end of the app's drain loop", lambda: (gc.collect(), drain_loops())[1] == 0
+        )
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        self.memory.append(
-            (sys.getallocatedblocks(), pages * os.sysconf("SC_PAGESIZE") // 2**20)
-        )
+        self.memory.append((sys.getallocatedblocks(), pages * os.sysconf("SC_PAGESIZE") // 2**20))
 
     def _round(self, rng: random.Random, seed: str) -> None:
         weather = Weather.of(rng, self._forks, self.side.stores and self._loses)

@@ -92,9 +92,7 @@ class RedisSide(Side):
 
     def make_app(self, **conf: Any) -> Celery:
         through = self.server.url("web").replace(f":{self.server.port}/", f":{self.proxy.port}/")
-        return make_app(
-            self.server.url(database=1), through, redis_socket_timeout=3, **conf
-        )
+        return make_app(self.server.url(database=1), through, redis_socket_timeout=3, **conf)
 
     def cut(self) -> None:
         self.server.probe.execute_command("CLIENT", "KILL", "TYPE", "pubsub")

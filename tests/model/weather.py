@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery_green_drain import watch
 
-from ..green import GREEN, MODE, drain_loops, kill, loop_greenlets, spawn
-from .oracle import ALL, LATE, Oracle, Plan
+from ..green import GREEN, drain_loops, kill, loop_greenlets
+from .oracle import ALL, LATE, Plan
 
 if TYPE_CHECKING:
     from .runner import Model
