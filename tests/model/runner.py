@@ -114,17 +114,21 @@ class Model:
 
     def run(self, deadline: float, first: int = 0) -> int:
         """Do rounds until *deadline*, by the monotonic clock; return how many."""
+        self._deadline = deadline
         for number in itertools.count(first):
             if number == first or number % ERA == 0:
                 self._begin_era(number // ERA)
             self.oracle.round = number
             self._round(random.Random(f"{self._seed} {number}"), f"{self._seed} {number}")
-            last = self.oracle.over or time.monotonic() > deadline
+            last = self._is_time_up()
             if last or number % ERA == ERA - 1:
                 self._end_era(random.Random(f"{self._seed} end {number}"))
             if last:
                 return number - first + 1
         raise AssertionError("there is no last number")
+
+    def _is_time_up(self) -> bool:
+        return self.oracle.over or time.monotonic() > self._deadline
 
     def _begin_era(self, number: int) -> None:
         self.app = self.side.make_app(
@@ -167,7 +171,7 @@ class Model:
 
         def lane() -> None:
             try:
-                while (number := next(numbers)) < ROUND and not self.oracle.over:
+                while (number := next(numbers)) < ROUND and not self._is_time_up():
                     History(self, f"{number}", random.Random(f"{seed} {number}")).run()
                     self.histories += 1
             finally:
