@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.result import ResultSet
 
-__all__ = ("as_text", "known", "leaves", "make_known")
+__all__ = ("as_text", "known", "learn", "leaves", "make_known")
 
 
 def as_text(task_id: Any) -> str:
@@ -18,6 +18,14 @@ def as_text(task_id: Any) -> str:
 def known(result: Any) -> Any:
     """The last state of an ``AsyncResult``, if it knows it; None: the task has not ended so far."""
     return result._cache
+
+
+def learn(result: Any, meta: dict[str, Any]) -> None:
+    """Have an ``AsyncResult`` keep its last state, and tell nobody.
+
+    :raises Exception: where it cannot be read, as one with children that are none.
+    """
+    result._set_cache(result.backend.meta_from_decoded(meta))
 
 
 def make_known(result: Any, meta: dict[str, Any]) -> None:
