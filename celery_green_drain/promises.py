@@ -25,6 +25,7 @@ from celery.result import ResultSet
 from vine import barrier, promise
 from vine.abstract import Thenable
 
+from .copies import own_error
 from .django import close_old_connections
 from .errors import ResultNeverCame
 from .internals import known, leaves
@@ -127,7 +128,8 @@ class Promise:
         """Raise the exception of a failed task; callbacks have been told by then."""
         if exc is None:
             exc = _unnamed(self._name(self._ref()), exc)
-        raise exc.with_traceback(tb)
+        # A copy, as this one is in the result, for whoever else asks it.
+        raise own_error(exc).with_traceback(tb)
 
     def cancel(self) -> None:
         """Call nothing any more."""
@@ -160,7 +162,8 @@ class Promise:
             return
         error = self._error(result)
         for callback in _taken(self._callbacks):
-            self.loop.call(callback.run, self._name(result), error, result)
+            own = None if error is None else own_error(error)
+            self.loop.call(callback.run, self._name(result), own, result)
 
     def _error(self, result: Any) -> BaseException | None:
         raise NotImplementedError("subclass responsibility")

@@ -133,7 +133,7 @@ def test_on_error_of_chained_callbacks(app: Celery, store: Callable[..., str]) -
 def test_a_task_that_ignores_its_result(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
     result = app.tasks["ignored"].delay()
     result.then(print)
-    assert f"Task {result.id} ignores its result" in caplog.text
+    assert f"Task {result.id!r} ignores its result" in caplog.text
     assert app.backend.result_consumer.statistics().drainer is None
 
 
@@ -212,7 +212,7 @@ def test_one_that_calls_exit_ends_nothing(
     store(task_id=task_id)
     wait_until(lambda: calls, "the other callback")
     wait_until(lambda: caplog.text.count("SystemExit") == 2, "the log lines")
-    assert f"A callback of task {task_id} raised." in caplog.text
+    assert f"A callback of task {task_id!r} raised." in caplog.text
     assert app.AsyncResult(store(1)).get(timeout=20) == 1
 
 
