@@ -27,6 +27,7 @@ from vine.abstract import Thenable
 from .django import close_old_connections
 from .errors import ResultNeverCame
 from .internals import known, leaves
+from .quoting import quoted
 
 __all__ = ("Loop", "PendingSet", "Promise", "failure")
 
@@ -177,7 +178,9 @@ def failure(result: Any) -> BaseException | None:
     if not meta or meta["status"] not in states.PROPAGATE_STATES:
         return None
     error = meta["result"]
-    return error if isinstance(error, BaseException) else _unnamed(f"task {result.id}", error)
+    return (
+        error if isinstance(error, BaseException) else _unnamed(f"task {quoted(result.id)}", error)
+    )
 
 
 def _unnamed(name: str, value: object) -> TaskError:
@@ -221,7 +224,7 @@ class PendingSet(Promise):
         return next((error for error in errors if error is not None), None)
 
     def _name(self, result: Any) -> str:
-        return f"group {result.id}" if hasattr(result, "id") else f"{len(result)} results"
+        return f"group {quoted(result.id)}" if hasattr(result, "id") else f"{len(result)} results"
 
 
 class Gate:
