@@ -10,15 +10,15 @@ import logging
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Optional, Protocol
 
 from celery import states
-from celery.exceptions import TimeoutError
 from vine.abstract import Thenable
 
 from .drainers.base import Drainer
 from .internals import as_text, known, make_known
+from .lateness import timed_out
 from .promises import Loop, Promise, failure
 from .quoting import quoted
 
@@ -93,12 +93,13 @@ class Wait:
     :param inbox: for what arrives, in place of a deque, which keeps all of it.
     """
 
-    __slots__ = ("_consumer", "_error", "_inbox", "_pending", "_signal", "messages")
+    __slots__ = ("_began", "_consumer", "_error", "_inbox", "_pending", "_signal", "messages")
 
     def __init__(
         self, consumer: Consumer, messages: bool = False, inbox: Inbox | None = None
     ) -> None:
         self.messages = messages
+        self._began = time.monotonic()
         self._consumer = consumer
         self._inbox: Inbox = deque() if inbox is None else inbox
         self._pending: list[PendingResult] = []
@@ -120,8 +121,9 @@ class Wait:
         self._signal.set()
 
     def interrupt(self, error: Exception) -> None:
-        """End the wait with *error*."""
-        self._error = error
+        """End the wait with *error*, unless it was interrupted before."""
+        if self._error is None:
+            self._error = error
         self._signal.set()
 
     def next(self, deadline: float | None = None, tick: float | None = None) -> Arrival | None:
@@ -145,7 +147,7 @@ class Wait:
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise TimeoutError("The operation timed out.")
+                    raise timed_out(self._consumer, self._pending, time.monotonic() - self._began)
                 rest = left if tick is None else min(left, tick)
             if not self._signal.wait(rest) and rest == tick:
                 return None
@@ -320,6 +322,11 @@ class PendingTable:
             self._renew(pending)
         return new
 
+    def state(self, task_id: str) -> str | None:
+        """The latest state of a task that has not ended; None: none was seen. For everybody."""
+        entry = self._entries.get(task_id)
+        return None if entry is None or entry.latest is None else str(entry.latest["status"])
+
     def _renew(self, pending: PendingResult) -> None:
         self._since[pending] = time.monotonic()
         self._since.move_to_end(pending)
@@ -392,9 +399,9 @@ class PendingTable:
                 self._unlist(pending)
                 pending.fail(error)
 
-    def interrupt(self, error: Exception) -> None:
-        """End all waits with *error*. Callbacks stay."""
+    def interrupt(self, error: Callable[[str], Exception]) -> None:
+        """End all waits with what *error* makes for a task's id. Callbacks stay."""
         for entry in self._entries.values():
             for pending in entry.pending:
                 for wait in tuple(pending.waits):
-                    wait.interrupt(error)
+                    wait.interrupt(error(pending.task_id))

@@ -14,6 +14,7 @@ from celery.result import ResultSet
 from ..consumers.base import ResultConsumer
 from ..drainers import check
 from ..internals import known, leaves, make_known
+from ..lateness import not_ready
 from ..pending import PendingResult, Wait, deadline
 from ..promises import failure
 from ..settings import Settings
@@ -179,7 +180,7 @@ class DrainedBackendMixin:
 
         :raises celery.exceptions.TimeoutError: where one is not ready.
         """
-        ready = []
+        ready, missing = [], []
         for result in results:
             meta = self.get_task_meta(result.id)
             if on_message is not None:
@@ -187,8 +188,10 @@ class DrainedBackendMixin:
             make_known(result, meta)
             if meta["status"] in states.READY_STATES:
                 ready.append(result)
-        if len(ready) < len(results):
-            raise TimeoutError("The operation timed out.")
+            else:
+                missing.append((result, meta))
+        if missing:
+            raise not_ready(missing)
         return iter(ready)
 
     # -- pickling

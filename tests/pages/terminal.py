@@ -71,7 +71,7 @@ class Terminal:
             self._write(block.file, text)
         elif block.language == "console":
             for command in block.commands():
-                self._type(block, Command(self._placed(command.text), command.prints))
+                self._type(block, command)
         elif block.language == "pycon":
             text = re.sub("0x[0-9a-f]+", "0x...", text)
             self._call(block, ["python", "-c", CONSOLE.format(text=text, options=OPTIONS)])
@@ -93,6 +93,7 @@ class Terminal:
             file.write(text)
 
     def _type(self, block: Block, command: Command) -> None:
+        command = Command(self._placed(command.text), self._placed(command.prints))
         words = command.text.split()
         if words[:2] == ["pip", "install"]:
             return  # the environment has it
