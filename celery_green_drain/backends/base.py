@@ -11,9 +11,10 @@ from celery import current_app, states
 from celery.exceptions import ChordError, TimeoutError
 from celery.result import ResultSet
 
+from .. import forks
 from ..consumers.base import ResultConsumer
 from ..drainers import check
-from ..internals import known, leaves, make_known
+from ..internals import disown_pools, known, leaves, make_known
 from ..lateness import not_ready
 from ..pending import PendingResult, Wait, deadline
 from ..promises import failure
@@ -47,6 +48,11 @@ class DrainedBackendMixin:
         super().__init__(*args, app=app, **kwargs)  # type: ignore[call-arg]
         #: Celery keeps one backend for the whole process then, not one a greenlet.
         self.thread_safe = True
+        forks.register(self)
+
+    def after_fork_in_child(self) -> None:
+        """Leave the connections that tasks are sent over to the parent as well."""
+        forks.keep(*disown_pools(self.app))
 
     @property
     def is_async(self) -> bool:
