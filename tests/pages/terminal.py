@@ -101,7 +101,7 @@ class Terminal:
             self._begin("worker", words, self._worker_is_there)
         elif words == DEMO:
             options = ["--port", str(self._ports[WEB])]
-            self._begin(WEB_SERVER, words + options, lambda: answers(self._ports[WEB]))
+            self._begin("demo", words + options, lambda: " runs at " in self._logs())
         elif self._serves(words):
             self._begin(WEB_SERVER, words, lambda: answers(self._ports[WEB]))
         else:
@@ -137,7 +137,8 @@ class Terminal:
     def _end(self, role: str) -> None:
         process = self._running.pop(role, None)
         if process is not None:
-            process.end(signal.SIGKILL)
+            # The demo has processes of its own to end.
+            process.end(signal.SIGINT if role == "demo" else signal.SIGKILL)
             if role == WEB_SERVER:  # its children may outlive it by a moment
                 wait_until(lambda: not answers(self._ports[WEB]), "the end of the web server")
             assert "Traceback" not in process.output(), process.output()

@@ -45,8 +45,7 @@ def test_the_source_distribution_is_all_of_it(published: Published) -> None:
 
 def test_its_own_tests_run(published: Published) -> None:
     pytest = (sys.executable, "-m", "tests.launch", "unpatched", "-q")
-    collected = output_of(*pytest, "--collect-only", cwd=published.sources)
-    assert "error" not in collected
+    assert " tests collected" in output_of(*pytest, "--collect-only", cwd=published.sources)
     output_of(*pytest, "tests/test_decoding.py", cwd=published.sources)
 
 

@@ -144,5 +144,5 @@ def test_a_page_that_does_not_print_what_it_says(tmp_path: Path) -> None:
     terminal.use(Path(sys.executable).parent)
     page = tmp_path / "page.rst"
     page.write_text(".. code-block:: console\n\n    $ echo one\n    two\n")
-    with pytest.raises(AssertionError, match=r"page\.rst, line 1\n.*two\n.*one\n"):
+    with pytest.raises(AssertionError, match=r"(?s)page\.rst, line 1\n.*two\n.*one\n"):
         terminal.run(*blocks(page))
