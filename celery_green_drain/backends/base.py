@@ -146,8 +146,7 @@ class DrainedBackendMixin:
             wait.next(until)
         finally:
             wait.close()
-        if pending.error is not None:
-            raise pending.error
+        pending.check()
 
     def iter_native(
         self,
@@ -265,8 +264,7 @@ class _Waiting:
                 if self._on_message is not None and pending in self.missing:
                     self._on_message(meta)
                 continue
-            if pending.error is not None:
-                raise pending.error
+            pending.check()
             if pending in self._watched:
                 node = self._watched.pop(pending)
                 self._raise_cause(node)
