@@ -1,4 +1,4 @@
-"""What is needed of Celery's result objects beyond their public names, in one place."""
+"""What is needed of other packages beyond their public names, in one place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.result import ResultSet
 
-__all__ = ("known", "leaves", "make_known")
+__all__ = ("known", "leaves", "make_known", "redis_socket")
 
 
 def known(result: Any) -> Any:
@@ -28,3 +28,8 @@ def leaves(result: Any) -> Iterator[Any]:
             yield from leaves(member)
     else:
         yield result
+
+
+def redis_socket(connection: Any) -> Any:
+    """The socket of a connection of redis-py, which has no other way to wait for it."""
+    return connection._sock

@@ -13,6 +13,7 @@ from celery import states
 from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import ResultBase, assert_will_not_block
 
+from . import forks
 from .backends.base import DrainedBackendMixin
 from .internals import known, leaves
 from .pending import Arrival, Meta, PendingResult, Wait
@@ -170,6 +171,7 @@ def _wait_for(
     backend: DrainedBackendMixin, results: list[Any], timeout: float | None, tick: float | None
 ) -> _Arrivals:
     # Here *results* are kept meanwhile: one that nobody keeps is not told what has come for it.
+    forks.notice()
     deadline = None if timeout is None else time.monotonic() + timeout
     wait = Wait(backend.result_consumer, messages=True, inbox=Newest())
     latest: dict[PendingResult, Meta] = {}

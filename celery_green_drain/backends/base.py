@@ -10,6 +10,7 @@ from celery import current_app, states
 from celery.exceptions import TimeoutError
 from celery.result import ResultSet
 
+from .. import forks
 from ..consumers.base import ResultConsumer
 from ..drainers import check
 from ..internals import known, leaves, make_known
@@ -72,6 +73,7 @@ class DrainedBackendMixin:
 
     def pending(self, result: Any) -> PendingResult:
         """What *result* has to serve until it is ready."""
+        forks.notice()
         pending = result.on_ready
         if (
             isinstance(pending, PendingResult)
@@ -144,6 +146,7 @@ class DrainedBackendMixin:
     ) -> Iterator[tuple[str, Any]]:
         """Yield ``(id, meta)`` of each member as it arrives; of a nested group, its members."""
         self._ensure_not_eager()
+        forks.notice()
         waited_for = []
         for node in result.results:
             if isinstance(node, ResultSet):
