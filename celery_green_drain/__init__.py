@@ -22,9 +22,9 @@ from .errors import (
 if TYPE_CHECKING:
     from .context import copy_current_task_context
     from .drainers.base import Drainer
-    from .drainers.eventlet import EventletDrainer
-    from .drainers.gevent import GeventDrainer
-    from .drainers.thread import ThreadDrainer
+    from .drainers.eventlet import EventletDrainer as EventletDrainer
+    from .drainers.gevent import GeventDrainer as GeventDrainer
+    from .drainers.thread import ThreadDrainer as ThreadDrainer
     from .watching import State, watch
 
 __version__ = "0.1.0"
@@ -33,35 +33,37 @@ __all__ = (
     "Drainer",
     "DrainerStopped",
     "DrainerWarning",
-    "EventletDrainer",
-    "GeventDrainer",
     "GreenDrainError",
     "ResultEvicted",
     "ResultNeverCame",
     "State",
     "TaskContextError",
-    "ThreadDrainer",
     "copy_current_task_context",
     "watch",
 )
 
-#: Imported at first use: importing the package must need no green library, and
-#: importing a drainer registers it with Celery.
+#: Imported at first use: Celery imports the package for every process, set or not.
 _LAZY = {
     "Drainer": ".drainers.base",
-    "EventletDrainer": ".drainers.eventlet",
-    "GeventDrainer": ".drainers.gevent",
     "State": ".watching",
-    "ThreadDrainer": ".drainers.thread",
     "copy_current_task_context": ".context",
     "watch": ".watching",
 }
 
+#: Imported only by name, and listed nowhere: each registers itself with Celery, in place of
+#: Celery's own, and needs its green library. ``import *`` and ``help()`` take all that is listed.
+_UNLISTED = {
+    "EventletDrainer": ".drainers.eventlet",
+    "GeventDrainer": ".drainers.gevent",
+    "ThreadDrainer": ".drainers.thread",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _LAZY.get(name) or _UNLISTED.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(module, __name__), name)
 
 
 def __dir__() -> list[str]:

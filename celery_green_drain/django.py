@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 __all__ = ("close_old_connections",)
 
+logger = logging.getLogger(__name__)
+
 
 def close_old_connections() -> None:
-    """Close outdated database connections, as Django itself does after a request only."""
-    django_db = sys.modules.get("django.db")
-    if django_db is not None:
-        django_db.close_old_connections()
+    """Close outdated database connections, as Django itself does after a request only.
+
+    Raises nothing: this is a clean-up for somebody else. Django may be there only because some
+    library has imported it, and then it has no settings, and so no connections.
+    """
+    django_db, conf = (sys.modules.get(name) for name in ("django.db", "django.conf"))
+    try:
+        if django_db is not None and conf is not None and conf.settings.configured:
+            django_db.close_old_connections()
+    except Exception as exc:
+        logger.warning("Closing old connections of Django failed: %s: %s", type(exc).__name__, exc)

@@ -7,7 +7,12 @@ from typing import Any
 
 from celery.result import ResultSet
 
-__all__ = ("known", "leaves", "make_known", "redis_socket")
+__all__ = ("as_text", "known", "leaves", "make_known", "redis_socket")
+
+
+def as_text(task_id: Any) -> str:
+    """A task id as the worker sends it back, whatever type it was given in, such as a UUID."""
+    return task_id.decode() if isinstance(task_id, bytes) else str(task_id)
 
 
 def known(result: Any) -> Any:

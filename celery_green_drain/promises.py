@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from celery import states
+from celery.exceptions import TaskError
 from celery.result import ResultSet
 from vine import barrier, promise
 from vine.abstract import Thenable
@@ -26,6 +27,7 @@ from vine.abstract import Thenable
 from .django import close_old_connections
 from .errors import ResultNeverCame
 from .internals import known, leaves
+from .quoting import quoted
 
 __all__ = ("Loop", "PendingSet", "Promise", "failure")
 
@@ -71,7 +73,8 @@ class Callback:
             finally:
                 # As Celery does after a task: a callback is no request, so Django does not do it.
                 close_old_connections()
-        except Exception:
+        except (Exception, SystemExit):
+            # Under green threads sys.exit() would end the main greenlet, and everybody's request.
             logger.exception("A callback of %s raised.", name)
 
 
@@ -118,6 +121,8 @@ class Promise:
 
     def throw(self, exc: Any = None, tb: Any = None, propagate: bool = True) -> None:
         """Raise the exception of a failed task; callbacks have been told by then."""
+        if exc is None:
+            exc = _unnamed(self._name(self._ref()), exc)
         raise exc.with_traceback(tb)
 
     def cancel(self) -> None:
@@ -170,7 +175,20 @@ def failure(result: Any) -> BaseException | None:
     if isinstance(pending, Promise) and pending.error is not None:
         return pending.error
     meta = known(result)
-    return meta["result"] if meta and meta["status"] in states.PROPAGATE_STATES else None
+    if not meta or meta["status"] not in states.PROPAGATE_STATES:
+        return None
+    error = meta["result"]
+    return (
+        error if isinstance(error, BaseException) else _unnamed(f"task {quoted(result.id)}", error)
+    )
+
+
+def _unnamed(name: str, value: object) -> TaskError:
+    """The error of a task that has failed by its state, and names no exception."""
+    return TaskError(
+        f"{name[0].upper()}{name[1:]} has failed and stored {value!r}, which is no exception, as "
+        "update_state(state='FAILURE') may: raise in the task, or use a state of your own."
+    )
 
 
 def _taken(items: list[Any]) -> Iterator[Any]:
@@ -202,10 +220,11 @@ class PendingSet(Promise):
         self._keep = None
 
     def _error(self, result: Any) -> BaseException | None:
-        return next(filter(None, map(failure, leaves(result))), None)
+        errors = (failure(leaf) for leaf in leaves(result))
+        return next((error for error in errors if error is not None), None)
 
     def _name(self, result: Any) -> str:
-        return f"group {result.id}" if hasattr(result, "id") else f"{len(result)} results"
+        return f"group {quoted(result.id)}" if hasattr(result, "id") else f"{len(result)} results"
 
 
 class Gate:

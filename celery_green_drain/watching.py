@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Generator
 from contextlib import closing
@@ -15,8 +14,9 @@ from celery.result import ResultBase, assert_will_not_block
 
 from . import forks
 from .backends.base import DrainedBackendMixin
-from .internals import known, leaves
-from .pending import Arrival, Meta, PendingResult, Wait
+from .internals import as_text, known, leaves
+from .pending import UNREADABLE, Arrival, Meta, PendingResult, Wait, deadline
+from .quoting import quoted
 
 __all__ = ("State", "States", "follow", "watch")
 
@@ -38,6 +38,8 @@ class State:
     done: int
     #: How many tasks are watched: 1, or the members of the group.
     total: int
+    #: Whether the result could not be read: it is the error of that then, not one of the task.
+    unreadable: bool = False
 
     @property
     def ready(self) -> bool:
@@ -72,8 +74,8 @@ def watch(result: ResultBase, timeout: float | None = None) -> Generator[State, 
     :raises DrainerStopped: when the drainer is stopped meanwhile.
     :raises celery.exceptions.ImproperlyConfigured: at once, where no drainer serves the backend.
     :raises TypeError: at once, where *result* is no result, such as a task id.
-    :raises ValueError: at once, where a task ignores its result, or the results are of
-        different backends.
+    :raises ValueError: at once, where a task ignores its result, the results are of different
+        backends, or *timeout* is not a number.
     :raises RuntimeError: at once, within a task, as ``get()`` does.
     """
     return cast("Generator[State, None, None]", follow(result, timeout))
@@ -86,10 +88,11 @@ def follow(result: ResultBase, timeout: float | None = None, tick: float | None 
             f"watch() takes an AsyncResult, a ResultSet or a GroupResult, not {result!r}. "
             "For a task id there is app.AsyncResult(task_id)."
         )
-    results = {node.id: node for node in leaves(result)}
+    results = {as_text(node.id): node for node in leaves(result)}
     ended = {task_id: known(node) for task_id, node in results.items() if known(node)}
     waiting = [node for task_id, node in results.items() if task_id not in ended]
     backend = _backend(waiting) if waiting else None
+    deadline(timeout)  # refused at once, not with the first step
     look = timeout is not None and timeout <= 0
 
     def arrivals() -> _Arrivals:
@@ -108,8 +111,8 @@ def _backend(results: list[Any]) -> DrainedBackendMixin:
     for result in results:
         if getattr(result, "ignored", False):
             raise ValueError(
-                f"Task {result.id} ignores its result, so its end can never be seen: call the "
-                "task with ignore_result=False, or define it without ignore_result=True."
+                f"Task {quoted(result.id)} ignores its result, so its end can never be seen: call "
+                "the task with ignore_result=False, or define it without ignore_result=True."
             )
     backend, *others = {id(result.backend): result.backend for result in results}.values()
     if others:
@@ -147,6 +150,7 @@ def _states(arrivals: _Arrivals, total: int) -> States:
                 meta.get("traceback"),
                 done=len(done),
                 total=total,
+                unreadable=meta.get(UNREADABLE, False),
             )
             if len(done) == total:
                 return
@@ -162,7 +166,7 @@ def _look_up(backend: DrainedBackendMixin, results: list[Any]) -> _Arrivals:
         late = exc
     for result, meta in zip(results, metas):
         if meta["status"] != states.PENDING:
-            yield result.id, meta
+            yield as_text(result.id), meta
     if late is not None:
         raise late
 
@@ -172,14 +176,14 @@ def _wait_for(
 ) -> _Arrivals:
     # Here *results* are kept meanwhile: one that nobody keeps is not told what has come for it.
     forks.notice()
-    deadline = None if timeout is None else time.monotonic() + timeout
+    until = deadline(timeout)
     wait = Wait(backend.result_consumer, messages=True, inbox=Newest())
     latest: dict[PendingResult, Meta] = {}
     try:
         for result in results:
             wait.add(backend.pending(result))
         while True:
-            arrival = wait.next(deadline, tick)
+            arrival = wait.next(until, tick)
             if arrival is None:
                 yield None
                 continue

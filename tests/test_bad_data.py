@@ -6,12 +6,15 @@ import json
 import zlib
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import Celery, uuid
+from celery.exceptions import TimeoutError
+from celery.result import ResultSet
 
 from .conftest import Line
-from .green import spawn, wait_until
+from .green import spawn, spawn_get, wait_until
 from .rabbitmq import RabbitServer
 from .servers import RedisServer
 
@@ -100,6 +103,44 @@ def test_an_exception_that_cannot_be_rebuilt(
         app.AsyncResult(task_id).get(timeout=20)
     assert "The operation timed out" not in str(caught.value)
     assert app.AsyncResult(store(2)).get(timeout=20) == 2
+
+
+@pytest.mark.parametrize("value", [None, {}, "text", {"custom": "why"}])
+def test_a_failure_without_an_exception(
+    app: Celery, store: Callable[..., str], send: Callable[[str, bytes], None], value: Any
+) -> None:
+    """As ``update_state(state="FAILURE", meta=value)`` stores it: the state counts."""
+    task_id = uuid()
+    send(task_id, meta(task_id, status="FAILURE", result=value))
+    error = spawn_get(app.AsyncResult(task_id), timeout=20)
+    wait_until(lambda: error, "the error")
+    assert isinstance(error[0], Exception)
+    assert not isinstance(error[0], (AttributeError, TimeoutError)), error
+    good: list[Any] = []
+    bad: list[Any] = []
+    app.AsyncResult(task_id).then(good.append, bad.append)
+    ResultSet([app.AsyncResult(task_id), app.AsyncResult(store(1))]).then(good.append, bad.append)
+    wait_until(lambda: len(bad) == 2, "both errors")
+    assert all(isinstance(error, Exception) for error in bad)
+    assert good == []
+
+
+@pytest.mark.parametrize("kind", [int, UUID, bytes])
+def test_ids_that_are_no_text(
+    app: Celery, store: Callable[..., str], kind: Callable[[Any], Any]
+) -> None:
+    task_id = uuid() if kind is UUID else "1234567"
+    if kind is bytes:
+        given: Any = task_id.encode()
+    else:
+        given = kind(task_id)
+    called: list[Any] = []
+    app.AsyncResult(given).then(lambda result: called.append(result.get(timeout=0)))
+    outcome = spawn_get(app.AsyncResult(task_id))
+    wait_until(lambda: app.backend.result_consumer.statistics().pending == 1, "the wait")
+    store(7, task_id=task_id)
+    wait_until(lambda: called == [7] == outcome, "the result")
+    app.AsyncResult(task_id).forget()
 
 
 def test_odd_task_ids(app: Celery, store: Callable[..., str]) -> None:

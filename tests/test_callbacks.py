@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -195,6 +196,23 @@ def test_one_that_raises_disturbs_nobody(
     assert task_id in caplog.text
     assert "bad callback" in caplog.text
     assert app.AsyncResult(store(1)).get(timeout=5) == 1
+
+
+def test_one_that_calls_exit_ends_nothing(
+    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As some libraries do. Under green threads that would end the main greenlet."""
+    calls: list[object] = []
+    task_id = uuid()
+    result = app.AsyncResult(task_id)
+    result.then(lambda _: sys.exit(3))
+    result.then(calls.append)
+    GroupResult(uuid(), [result], app=app).then(lambda _: sys.exit(4))
+    store(task_id=task_id)
+    wait_until(lambda: calls, "the other callback")
+    wait_until(lambda: caplog.text.count("SystemExit") == 2, "the log lines")
+    assert f"A callback of task {task_id} raised." in caplog.text
+    assert app.AsyncResult(store(1)).get(timeout=20) == 1
 
 
 def test_one_that_sleeps_delays_nobody(app: Celery, store: Callable[..., str]) -> None:

@@ -20,11 +20,12 @@ from celery.app.backends import BACKEND_ALIASES, by_name
 from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import GroupResult, ResultSet
 
-from celery_green_drain import DrainerStopped, watch
+from celery_green_drain import DrainerStopped, sse, watch
 from celery_green_drain.consumers import polled
 
 from .green import DRAINER, GREEN, crowd, kill, size, spawn, spawn_get, wait_until
 from .servers import RedisServer, Worker
+from .sse_client import parse
 from .stores import MemcachedServer, OwnStore, PostgresServer, Store
 from .tasks import make_app
 from .test_processes import EXIT, run_exit, run_fine
@@ -267,6 +268,41 @@ def test_a_killed_poller_is_replaced(make: Callable[..., Celery], name: str) -> 
     store(app, "after", task_id=result.id)
     wait_until(lambda: got == ["after"], "the result")
     assert consumer.statistics().connects == 2
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_a_poller_that_is_killed_before_it_runs_is_replaced(
+    make: Callable[..., Celery], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make(name)
+    look = polled.Poller.look
+
+    def kill_first(poller: polled.Poller, task_ids: list[str]) -> None:
+        monkeypatch.setattr(polled.Poller, "look", look)
+        kill(poller.spawned[0])
+        look(poller, task_ids)
+
+    monkeypatch.setattr(polled.Poller, "look", kill_first)
+    assert app.AsyncResult(store(app, "after")).get(timeout=20) == "after"
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+def test_a_lane_that_is_killed_before_it_runs_holds_up_nobody(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make("file")
+    results = [app.AsyncResult(store(app, number)) for number in range(5)]
+    lane = polled.Poller._lane
+
+    def kill_others(poller: polled.Poller, *args: Any) -> None:
+        monkeypatch.setattr(polled.Poller, "_lane", lane)
+        for other in poller.spawned[1:]:
+            kill(other)
+        lane(poller, *args)
+
+    monkeypatch.setattr(polled.Poller, "_lane", kill_others)
+    assert ResultSet(results, app=app).get(timeout=20) == list(range(5))
 
 
 # -- what it costs
@@ -528,9 +564,11 @@ def test_a_store_that_goes_and_comes_back(
     assert "\n" not in ours[0].getMessage()
 
 
-@pytest.mark.parametrize(("name", "task_id"), [("postgres", "a\0b"), ("memcached", "a b" * 100)])
+@pytest.mark.parametrize(
+    ("name", "task_id"), [("postgres", "a\0b\nCRITICAL"), ("memcached", "a b\nCRITICAL" * 100)]
+)
 def test_an_id_that_the_store_refuses_fails_its_waiter_alone(
-    make: Callable[..., Celery], name: str, task_id: str
+    make: Callable[..., Celery], name: str, task_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make(name)
     good = [app.AsyncResult(uuid()) for _ in range(20)]
@@ -545,6 +583,11 @@ def test_an_id_that_the_store_refuses_fails_its_waiter_alone(
     wait_until(lambda: all(waits), "all results")
     assert [got[0] for got in waits] == list(range(20))
     assert app.backend.result_consumer.statistics().unreadable == 1
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert ["\n" in message for message in messages] == [False]
+    (event,) = parse(*sse.stream(app.AsyncResult(task_id), timeout=20))
+    expected = {"type": type(bad[0]).__name__, "message": sse.UNREADABLE}
+    assert (event.json["status"], event.json["result"]) == ("FAILURE", expected)
 
 
 @pytest.mark.parametrize("name", ["sqlite", "file", "django-db", "own"])

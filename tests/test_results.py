@@ -9,15 +9,16 @@ from collections.abc import Callable
 
 import pytest
 from celery import Celery, chain, chord, group, uuid
-from celery.exceptions import TaskRevokedError, TimeoutError
+from celery.exceptions import ChordError, TaskRevokedError, TimeoutError
 from celery.result import AsyncResult, GroupResult, ResultSet, allow_join_result
 from vine import promise
 
+from celery_green_drain import sse, watch
 from celery_green_drain.consumers.amqp import AmqpSession
 from celery_green_drain.consumers.virtual import VirtualSession
 
 from .conftest import KINDS
-from .green import crowd, size, spawn, wait_until
+from .green import crowd, size, spawn, spawn_get, wait_until
 
 pytestmark = pytest.mark.kinds(*KINDS)
 
@@ -82,6 +83,34 @@ def test_timeout_of_zero_looks_once(app: Celery) -> None:
     result = app.tasks["add"].delay(2, 3)
     result.get(timeout=20)
     assert app.AsyncResult(result.id).get(timeout=0) == 5
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda app, **nan: app.AsyncResult(uuid()).get(**nan),
+        lambda app, **nan: app.AsyncResult(uuid()).get(on_message=print, **nan),
+        lambda app, **nan: ResultSet([app.AsyncResult(uuid())], app=app).get(**nan),
+        lambda app, **nan: list(ResultSet([app.AsyncResult(uuid())], app=app).iter_native(**nan)),
+        lambda app, **nan: watch(app.AsyncResult(uuid()), **nan),
+        lambda app, **nan: sse.stream(app.AsyncResult(uuid()), **nan),
+    ],
+    ids=["get", "on_message", "group", "iter_native", "watch", "sse"],
+)
+def test_a_timeout_that_is_no_number(app: Celery, wait: Callable[..., object]) -> None:
+    """As by ``float(request.args["timeout"])``: a hub would never look at its timers again."""
+    with pytest.raises(ValueError, match="timeout = nan"):
+        wait(app, timeout=float("nan"))
+    assert app.backend.result_consumer.statistics().pending == 0
+
+
+def test_an_interval_that_is_no_number(app: Celery) -> None:
+    with pytest.raises(ValueError, match="interval = nan"):
+        app.AsyncResult(uuid()).get(timeout=1, interval=float("nan"), on_interval=print)
+
+
+def test_a_timeout_without_end(app: Celery) -> None:
+    assert app.tasks["add"].delay(2, 3).get(timeout=float("inf")) == 5
 
 
 def test_timeout_then_another_try(app: Celery) -> None:
@@ -410,6 +439,31 @@ def test_chord_fails_with_a_member(app: Celery) -> None:
     result = chord([app.tasks["add"].s(1, 1), app.tasks["fail"].s()], app.tasks["total"].s())()
     with pytest.raises(Exception, match="on purpose"):
         result.get(timeout=30)
+
+
+def test_a_failed_chord_raises_the_error_of_its_header(
+    app: Celery, store: Callable[..., str]
+) -> None:
+    """Whichever comes first, and whatever the other tasks of the header do."""
+    running, failing = app.AsyncResult(uuid()), app.AsyncResult(uuid())
+    body = app.AsyncResult(uuid(), parent=GroupResult(uuid(), [running, failing], app=app))
+    last = app.AsyncResult(uuid(), parent=body)
+    outcomes = [spawn_get(body), spawn_get(last)]
+    wait_until(lambda: app.backend.result_consumer.statistics().pending == 4, "the waits")
+    store(ChordError("a task of the header has failed"), "FAILURE", body.id)
+    wait_until(body.ready, "the error of the body")
+    store(LookupError("header"), "FAILURE", failing.id)
+    wait_until(lambda: all(outcomes), "the errors")
+    assert [type(error) for (error,) in outcomes] == [LookupError, LookupError]
+
+
+def test_a_failed_chord_whose_header_tells_nothing(app: Celery, store: Callable[..., str]) -> None:
+    body = app.AsyncResult(uuid(), parent=app.AsyncResult(uuid()))
+    outcome = spawn_get(body)
+    wait_until(lambda: app.backend.result_consumer.statistics().pending == 2, "the wait")
+    store(ChordError("a task of the header has failed"), "FAILURE", body.id)
+    wait_until(lambda: outcome, "the error")
+    assert isinstance(outcome[0], ChordError)
 
 
 @stored

@@ -275,6 +275,36 @@ def test_what_was_seen_is_kept_until_it_is_got(
             app.AsyncResult(seen_and_unseen).get(timeout=20)
 
 
+def test_an_id_that_is_used_again(app: Celery) -> None:
+    add, nap = app.tasks["add"], app.tasks["nap"]
+    assert add.apply_async((1, 1), task_id="again").get(timeout=20) == 2
+    assert nap.apply_async((0.2, "second"), task_id="again").get(timeout=20) == "second"
+    unread = add.apply_async((2, 2), task_id="again")
+    wait_until(unread.ready, "a result that nobody gets")
+    called: list[Any] = []
+    third = nap.apply_async((0.2, "third"), task_id="again")
+    third.then(lambda result: called.append(result.get()))
+    wait_until(lambda: called, "the callback")
+    assert called == ["third"]
+    # A task that a worker sends on behalf of this process.
+    linked = add.s(10).set(task_id="again")
+    result = chain(nap.s(0.2, 1), linked)()
+    assert app.AsyncResult("again").state == "PENDING"
+    assert result.get(timeout=20) == 11
+
+
+def test_an_evicted_id_that_is_used_again(
+    make: Callable[..., Celery], rabbit: RabbitServer, rabbit_worker: Worker
+) -> None:
+    app = make(broker=rabbit.url(), results="rpc://", result_drainer_buffer=1)
+    publish_results(app, rabbit, ["a", "b"])
+    wait_until(lambda: consumer(app).statistics().evicted == 1, "the eviction")
+    with pytest.raises(ResultEvicted):
+        app.AsyncResult("a").get(timeout=20)
+    again = app.tasks["add"].apply_async((1, 1), task_id="a")
+    assert again.get(timeout=20) == 2
+
+
 def test_a_state_that_is_not_the_last_is_no_loss(
     make: Callable[..., Celery], rabbit: RabbitServer, store: Callable[..., str], app: Celery
 ) -> None:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from celery import current_app, states
-from celery.exceptions import TimeoutError
+from celery.exceptions import ChordError, TimeoutError
 from celery.result import ResultSet
 
 from .. import forks
 from ..consumers.base import ResultConsumer
 from ..drainers import check
 from ..internals import known, leaves, make_known
-from ..pending import PendingResult, Wait
+from ..pending import PendingResult, Wait, deadline
+from ..promises import failure
 from ..settings import Settings
 
 __all__ = ("DrainedBackendMixin",)
+
+#: Seconds that the failure of a chord is held back for the error of its header.
+CAUSE = 1.0
+
+#: Seconds between two calls of ``on_interval``, unless told otherwise.
+INTERVAL = 0.5
 
 
 class DrainedBackendMixin:
@@ -34,8 +42,8 @@ class DrainedBackendMixin:
     _ensure_not_eager: Callable[[], None]
 
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
-        self.drainer_settings = Settings.of(app.conf)
-        check(self.drainer_settings.drainer or "auto")
+        self.drainer_settings = settings = Settings.of(app.conf)
+        check(settings.drainer or "auto", settings.name_of("drainer"))
         super().__init__(*args, app=app, **kwargs)  # type: ignore[call-arg]
         #: Celery keeps one backend for the whole process then, not one a greenlet.
         self.thread_safe = True
@@ -108,6 +116,7 @@ class DrainedBackendMixin:
 
         :param timeout: seconds; 0 or less: look once whether it is there.
         :param interval: seconds between two calls of *on_interval*, default 0.5.
+        :raises ValueError: where one of them is not a number.
         """
         self._ensure_not_eager()
         ticks = _ticks(on_interval)
@@ -125,10 +134,11 @@ class DrainedBackendMixin:
 
     def _wait_for_end(self, result: Any, timeout: float | None) -> None:
         """Wait for nothing but that: what most calls come to, and thousands at once."""
+        until = deadline(timeout)  # refused before anything is registered
         pending, wait = self.pending(result), Wait(self.result_consumer)
         try:
             wait.add(pending)
-            wait.next(None if timeout is None else time.monotonic() + timeout)
+            wait.next(until)
         finally:
             wait.close()
         if pending.error is not None:
@@ -213,8 +223,8 @@ class _Waiting:
         on_message: Callable[[dict[str, Any]], object] | None,
     ) -> None:
         self._backend = backend
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._pause = (interval or 0.5) if ticks else None
+        self._deadline = deadline(timeout)
+        self._pause = _interval(interval) if ticks else None
         self._ticks = ticks
         self._on_message = on_message
         self._wait = Wait(backend.result_consumer, messages=on_message is not None)
@@ -252,9 +262,30 @@ class _Waiting:
             if pending.error is not None:
                 raise pending.error
             if pending in self._watched:
-                self._watched.pop(pending).maybe_throw()
+                node = self._watched.pop(pending)
+                self._raise_cause(node)
+                node.maybe_throw()
             if pending in self.missing:
-                return self.missing.pop(pending)
+                node = self.missing.pop(pending)
+                self._raise_cause(node)
+                return node
+
+    def _raise_cause(self, node: Any) -> None:
+        """Where *node* is a chord whose header has failed, raise the header's own error.
+
+        That was stored before, and so is here, or comes with it.
+        """
+        if not (self._watched and isinstance(failure(node), ChordError)):
+            return
+        until = time.monotonic() + CAUSE
+        while self._watched:
+            try:
+                arrival = self._wait.next(until)
+            except TimeoutError:
+                return
+            parent = self._watched.pop(arrival[0], None) if arrival and not arrival[1] else None
+            if parent is not None and not isinstance(failure(parent), ChordError):
+                parent.maybe_throw()
 
 
 def _restore(reduced: tuple[Any, ...], url: Any) -> Any:
@@ -272,6 +303,16 @@ def _follows(on_interval: Any) -> bool:
     ``AsyncResult.get()`` says so by giving its promise a function of its own.
     """
     return getattr(on_interval, "fun", None) is not None
+
+
+def _interval(interval: float | None) -> float:
+    """Seconds between two calls of ``on_interval``.
+
+    :raises ValueError: where it is not a number.
+    """
+    if interval is not None and math.isnan(interval):
+        raise ValueError(f"interval = {interval!r}: expected a number of seconds, or None.")
+    return interval or INTERVAL
 
 
 def _ticks(on_interval: Any) -> list[Callable[[], object]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from celery import states
@@ -17,6 +18,7 @@ from kombu.utils.functional import maybe_list
 from .. import forks
 from ..consumers.replies import ReplyQueue
 from ..consumers.rpc import RpcResultConsumer
+from ..internals import as_text
 from .base import DrainedBackendMixin
 
 __all__ = ("RpcBackend",)
@@ -88,7 +90,7 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
     poll = get_task_meta
 
     def forget(self, task_id: str) -> None:
-        self.result_consumer.buffer.forget(task_id)
+        self.result_consumer.buffer.forget(as_text(task_id))
         super().forget(task_id)
 
     def _forget(self, task_id: str) -> None:
@@ -108,15 +110,19 @@ def _reply_here(body: Any = None, properties: Any = None, **kwargs: Any) -> None
     for backend in filter(None, [ref() for ref in _backends]):
         # What Celery sets where nobody else has. It names a greenlet, which may end.
         default, name = backend.app.thread_oid, backend.oid
+        begin = backend.result_consumer.buffer.begin
         if properties.get("reply_to") == default:
             properties["reply_to"] = name
+            begin(as_text(properties.get("correlation_id")))
         embedded = body[2] if isinstance(body, (list, tuple)) else body
         for key in ("chain", "callbacks", "errbacks"):
             if embedded.get(key):
-                embedded[key] = _redirected(embedded[key], default, name)
+                embedded[key] = _redirected(embedded[key], default, name, begin)
 
 
-def _redirected(signatures: Any, default: str, name: str) -> list[Any]:
+def _redirected(
+    signatures: Any, default: str, name: str, begin: Callable[[str], None]
+) -> list[Any]:
     """The same for those that a worker will send later on behalf of this process."""
     redirected = []
     for signature in maybe_list(signatures) or ():
@@ -124,13 +130,14 @@ def _redirected(signatures: Any, default: str, name: str) -> list[Any]:
         options, kwargs = dict(signature.get("options") or {}), dict(signature.get("kwargs") or {})
         if options.get("reply_to") == default:
             options["reply_to"] = name
+            begin(as_text(options.get("task_id")))
         for holder, keys in (
             (options, ("chain", "link", "link_error")),
             (kwargs, _members(signature)),
         ):
             for key in keys:
                 if holder.get(key):
-                    holder[key] = _redirected(holder[key], default, name)
+                    holder[key] = _redirected(holder[key], default, name, begin)
         redirected.append({**signature, "options": options, "kwargs": kwargs})
     return redirected
 

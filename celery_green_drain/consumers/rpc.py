@@ -19,6 +19,7 @@ from celery.signals import worker_process_shutdown
 from kombu.exceptions import DecodeError, KombuError
 
 from ..drainers.base import Drainer
+from ..internals import as_text
 from ..pending import Meta, PendingResult, Wait
 from .amqp import AmqpSession
 from .buffer import Buffer, Payload
@@ -172,11 +173,12 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             self.buffer.mark_read(task_id)
             self.deliver(task_id, lambda: self.decode(payload))
 
-    def latest(self, task_id: str) -> Meta | None:
+    def latest(self, task_id: Any) -> Meta | None:
         """The latest state of a task that has come; None: there is none.
 
         :raises ResultEvicted: where it came, and is no longer kept.
         """
+        task_id = as_text(task_id)
         payload = self.buffer.get(task_id)
         if payload is None:
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import selectors
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -18,6 +17,7 @@ from eventlet.green.selectors import SelectSelector
 from .base import TURN, Drainer
 from .callbacks import CallbackRunner
 from .library import Lanes, Outcome, Signal
+from .patching import obstacle
 from .thread import ThreadSignal
 
 __all__ = ("EventletDrainer",)
@@ -39,13 +39,7 @@ class EventletDrainer(Drainer):
 
     @classmethod
     def problem(cls) -> str | None:
-        patched = sys.modules.get("eventlet.patcher")
-        if patched is not None and patched.is_monkey_patched("socket"):
-            return None
-        return (
-            "this process is not patched by eventlet: call eventlet.monkey_patch() before "
-            "anything else is imported"
-        )
+        return obstacle("eventlet")
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._callbacks.call(function, *args)
@@ -138,11 +132,25 @@ class EventletSignal:
             return
         self.ready = True
         if self._event is not None:
-            self._event.send()
+            _send(self._event)
 
     def wait(self, timeout: float | None = None) -> bool:
         if self.ready:
             return True
-        self._event = Event()
-        self._event.wait(timeout)
+        self._event = event = Event()
+        if timeout is None:
+            event.wait()
+            return self.ready
+        # Not the event's own timer, which keeps a green thread that is killed here, with all that
+        # it holds, until the time is up.
+        timer = hubs.get_hub().schedule_call_global(timeout, _send, event)
+        try:
+            event.wait()
+        finally:
+            timer.cancel()
         return self.ready
+
+
+def _send(event: Event) -> None:
+    if not event.ready():
+        event.send()

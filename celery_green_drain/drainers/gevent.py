@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import selectors
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from gevent.threadpool import ThreadPool
 from .base import Drainer
 from .callbacks import CallbackRunner
 from .library import Lanes, Outcome
+from .patching import obstacle
 
 __all__ = ("GeventDrainer",)
 
@@ -37,13 +37,7 @@ class GeventDrainer(Drainer):
 
     @classmethod
     def problem(cls) -> str | None:
-        monkey = sys.modules.get("gevent.monkey")
-        if monkey is not None and monkey.is_module_patched("socket"):
-            return None
-        return (
-            "this process is not patched by gevent: call gevent.monkey.patch_all() before "
-            "anything else is imported (gunicorn -k gevent does)"
-        )
+        return obstacle("gevent")
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._callbacks.call(function, *args)
