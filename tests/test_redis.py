@@ -283,7 +283,7 @@ def test_garbage_in_a_message_alone(
     for key in keys:
         app.backend.client.publish(key, b"{")
     wait_until(lambda: calls == [1], "the result from the store")
-    assert second in caplog.text
+    wait_until(lambda: second in caplog.text, "the log line")
     store(2, task_id=second)
     wait_until(lambda: calls == [1, 2], "the other one")
 

@@ -197,7 +197,7 @@ def test_a_database_that_is_not_there_is_told(
     error = error_of(app, uuid())
     assert not isinstance(error, TimeoutError)
     assert "DB index" in str(error)
-    assert "DB index" in caplog.text
+    wait_until(lambda: "DB index" in caplog.text, "the log line")
 
 
 def test_a_select_that_is_refused_is_told(login: Callable[..., Celery]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from uuid import UUID
 
 from redis.exceptions import (
     AuthenticationError,
@@ -58,7 +59,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
 
     def want(self, pending: PendingResult, wait: Wait | None = None) -> None:
         # A task id that can be no key is refused here, where its owner hears of it.
-        self.backend.get_key_for_task(pending.task_id)
+        task_id = pending.original_id
+        self.backend.get_key_for_task(str(task_id) if isinstance(task_id, UUID) else task_id)
         super().want(pending, wait)
 
     def read(self, key: bytes) -> Reading | None:
