@@ -6,8 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from celery.result import ResultSet
+from kombu import pools
 
-__all__ = ("as_text", "known", "leaves", "make_known", "redis_socket")
+__all__ = (
+    "as_text",
+    "disown_pools",
+    "known",
+    "learn",
+    "leaves",
+    "make_known",
+    "redis_socket",
+)
 
 
 def as_text(task_id: Any) -> str:
@@ -15,9 +24,35 @@ def as_text(task_id: Any) -> str:
     return task_id.decode() if isinstance(task_id, bytes) else str(task_id)
 
 
+def disown_pools(app: Any) -> list[object]:
+    """Have *app* send over new connections; return the pools that it had, with all in them.
+
+    For a child of ``os.fork()``, where they are its parent's: ``kombu.pools.reset()`` would end
+    the parent's connections, as it shuts down what it closes.
+    """
+    amqp = vars(app).get("amqp")
+    owned = [app, *([] if amqp is None else [amqp])]
+    names = ("_pool", "_producer_pool")
+    disowned = [vars(owner).pop(name, None) for owner in owned for name in names]
+    for owner, name in zip(owned, names):
+        setattr(owner, name, None)
+    for group in (pools.connections, pools.producers):
+        disowned.extend(group.values())
+        group.clear()
+    return disowned
+
+
 def known(result: Any) -> Any:
     """The last state of an ``AsyncResult``, if it knows it; None: the task has not ended so far."""
     return result._cache
+
+
+def learn(result: Any, meta: dict[str, Any]) -> None:
+    """Have an ``AsyncResult`` keep its last state, and tell nobody.
+
+    :raises Exception: where it cannot be read, as one with children that are none.
+    """
+    result._set_cache(result.backend.meta_from_decoded(meta))
 
 
 def make_known(result: Any, meta: dict[str, Any]) -> None:

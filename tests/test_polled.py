@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import signal
 import sqlite3
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -466,6 +468,24 @@ def spawn_call(function: Callable[[], Any]) -> list[Any]:
     got: list[Any] = []
     spawn(lambda: got.append(function()))
     return got
+
+
+@pytest.mark.parametrize("name", ["sqlite", "postgres", "file", "own"])
+def test_who_polls_keeps_no_app_alive(
+    broker: RedisServer, stores: dict[str, Store], name: str
+) -> None:
+    app: Celery | None = make_app(broker.url(), stores[name].url, result_drainer=DRAINER)
+    assert app is not None
+    assert app.AsyncResult(store(app, 1)).get(timeout=20) == 1
+    consumer = weakref.ref(app.backend.result_consumer)
+    app.close()
+    app = None
+
+    def gone() -> bool:
+        gc.collect()
+        return consumer() is None
+
+    wait_until(gone, "the end of the poller", timeout=5)
 
 
 def test_threads_by_setting(make: Callable[..., Celery]) -> None:

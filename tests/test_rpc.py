@@ -397,7 +397,7 @@ def test_what_cannot_be_read_fails_its_waiter_alone(
     assert isinstance(outcomes[0][0], error)
     store(1, task_id=good.id)
     wait_until(lambda: outcomes[1] == [1], "the other result")
-    assert f"The result of task {bad.id} cannot be read" in caplog.text
+    assert f"The result of task {bad.id!r} cannot be read" in caplog.text
     assert consumer(app).statistics().connects == 1
 
 

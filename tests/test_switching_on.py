@@ -30,6 +30,7 @@ from celery_green_drain import Drainer, DrainerWarning, ThreadDrainer, drainers,
 from celery_green_drain.backends.redis import RedisBackend as DrainedRedisBackend
 from celery_green_drain.backends.redis import SentinelBackend as DrainedSentinelBackend
 from celery_green_drain.drainers import patching
+from celery_green_drain.drainers.slots import PATIENCE, Slots
 from celery_green_drain.settings import Settings
 
 from .green import DRAINER, GREEN, MODE, crowd, wait_until
@@ -134,7 +135,8 @@ def test_sentinel_waits_for_a_free_connection() -> None:
         result_backend_transport_options={"master_name": "main"},
     )
     pool = app.backend.client.connection_pool
-    assert (pool.max_connections, pool.timeout) == (3, None)
+    assert (pool.max_connections, pool.timeout) == (3, PATIENCE)
+    assert isinstance(pool.pool, Slots)
     assert pool.service_name == "main"
 
 

@@ -14,7 +14,7 @@ from celery.result import ResultSet
 from .. import forks
 from ..consumers.base import ResultConsumer
 from ..drainers import check
-from ..internals import known, leaves, make_known
+from ..internals import disown_pools, known, leaves, make_known
 from ..pending import PendingResult, Wait, deadline
 from ..promises import failure
 from ..settings import Settings
@@ -47,6 +47,11 @@ class DrainedBackendMixin:
         super().__init__(*args, app=app, **kwargs)  # type: ignore[call-arg]
         #: Celery keeps one backend for the whole process then, not one a greenlet.
         self.thread_safe = True
+        forks.register(self)
+
+    def after_fork_in_child(self) -> None:
+        """Leave the connections that tasks are sent over to the parent as well."""
+        forks.keep(*disown_pools(self.app))
 
     @property
     def is_async(self) -> bool:
@@ -141,8 +146,7 @@ class DrainedBackendMixin:
             wait.next(until)
         finally:
             wait.close()
-        if pending.error is not None:
-            raise pending.error
+        pending.check()
 
     def iter_native(
         self,
@@ -259,8 +263,7 @@ class _Waiting:
                 if self._on_message is not None and pending in self.missing:
                     self._on_message(meta)
                 continue
-            if pending.error is not None:
-                raise pending.error
+            pending.check()
             if pending in self._watched:
                 node = self._watched.pop(pending)
                 self._raise_cause(node)

@@ -241,7 +241,7 @@ class ResultConsumer(Drained):
         """
         try:
             meta = decode()
-            last = self.table.update(task_id, meta, stored)
+            last = self.table.update(task_id, meta, decode, stored)
         except OutOfStep:
             raise
         except Exception as exc:

@@ -192,7 +192,6 @@ class Poller:
         self._consumer = consumer
         self._drainer = consumer.drainer
         self._traits = consumer.backend.traits
-        self._open = consumer.backend.lookup
         self._use(self._open())
         #: Whether the store has answered.
         self.proven = False
@@ -204,7 +203,12 @@ class Poller:
         self._requests: deque[Request] = deque()
         self._signal = self._drainer.signal()
         #: What runs now, to be discarded in a child.
-        self.spawned: list[object] = [self._drainer.spawn(self._run)]
+        self.spawned: list[object] = [self._drainer.spawn_apart(self._run)]
+
+    def _open(self, one_by_one: bool = False) -> Lookup:
+        # Not kept: who polls is not to keep the backend alive, and so its app.
+        lookup: Lookup = self._consumer.backend.lookup(one_by_one)
+        return lookup
 
     def _use(self, lookup: Lookup) -> None:
         self._lookup = lookup

@@ -18,6 +18,7 @@ from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
 from celery.signals import worker_process_shutdown
 from kombu.exceptions import DecodeError, KombuError
 
+from ..copies import Own
 from ..drainers.base import Drainer
 from ..internals import as_text
 from ..pending import Meta, PendingResult, Wait
@@ -127,9 +128,11 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             return
         task_id, last = meta["task_id"], meta["status"] in self.backend.READY_STATES
         waited_for = task_id in self.table
-        self.buffer.put(task_id, _payload(message, last), read=waited_for)
+        payload = _payload(message, last)
+        self.buffer.put(task_id, payload, read=waited_for)
         if waited_for:
-            self.deliver(task_id, lambda: self.backend.meta_from_decoded(meta))
+            first = Own(meta, lambda: _checked(payload.decode(self.backend.accept)))
+            self.deliver(task_id, lambda: self.backend.meta_from_decoded(first()))
 
     def _receive_unreadable(self, message: Any, exc: Exception) -> None:
         task_id = message.properties.get("correlation_id")
@@ -157,7 +160,7 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             pending.fail(exc)
         else:
             self.mailbox.post(self._got, pending.task_id)
-            pending.resolve(meta)
+            pending.resolve(lambda: meta)
 
     def _got(self, task_id: str) -> None:
         self._delivered += 1

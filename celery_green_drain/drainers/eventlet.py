@@ -16,7 +16,7 @@ from eventlet.green.selectors import SelectSelector
 
 from .base import TURN, Drainer
 from .callbacks import CallbackRunner
-from .library import Lanes, Outcome, Signal
+from .library import Lanes, Outcome, Signal, in_context
 from .patching import obstacle
 from .thread import ThreadSignal
 
@@ -54,10 +54,11 @@ class EventletDrainer(Drainer):
         return spawned is not None and not spawned.dead
 
     def signal(self) -> Signal:
-        if self.is_local():
-            return EventletSignal()
-        # A hub cannot be woken from another thread, so that one waits natively.
-        return ThreadSignal(_native.Lock())
+        return EventletSignal() if self.is_local() else _native_signal()
+
+    @classmethod
+    def own_signal(cls) -> Signal:
+        return EventletSignal() if _in_main_thread() else _native_signal()
 
     def sleep(self, seconds: float) -> None:
         eventlet.sleep(seconds)
@@ -75,7 +76,8 @@ class EventletDrainer(Drainer):
         def call(function: Callable[..., Any], *args: Any) -> Any:
             if not _in_main_thread():
                 return function(*args)  # in a native thread already
-            return lanes(_in_thread, function, args).get()
+            outcome: Outcome = lanes(_in_thread, in_context(function, args))
+            return outcome.get()
 
         return call
 
@@ -94,24 +96,29 @@ class EventletDrainer(Drainer):
         self._hub = hubs.get_hub()
 
 
+def _native_signal() -> Signal:
+    # A hub cannot be woken from another thread, so that one waits natively.
+    return ThreadSignal(_native.Lock())
+
+
 def _in_main_thread() -> bool:
     # By the idents: in a forked child, with eventlet < 0.40.1, the current thread has no object.
     ident: int = _native.main_thread().ident
     return bool(_native.get_ident() == ident)
 
 
-def _in_thread(function: Callable[..., Any], args: tuple[Any, ...]) -> Outcome:
+def _in_thread(function: Callable[[], Outcome]) -> Outcome:
     # Not eventlet's tpool: after a fork its loop runs in the child too, and takes from the parent
     # what the threads there have to tell.
     outcomes: list[Outcome] = []
     receiver, sender = _native_socket.socketpair()
 
     def run() -> None:
-        outcomes.append(Outcome(function, args))
+        outcomes.append(function())
         sender.close()
 
     with closing(receiver):
-        _native.Thread(target=run, daemon=True).start()
+        _native.Thread(target=run, daemon=True, name="celery_green_drain store").start()
         while not outcomes:
             # In turns, as a child that is done with its copy of the hub makes this one deaf.
             select([receiver], [], [], TURN)
@@ -131,7 +138,8 @@ class EventletSignal:
         if self.ready:
             return
         self.ready = True
-        if self._event is not None:
+        # Another thread cannot wake this one's hub: whoever lets it set this looks by itself.
+        if self._event is not None and _in_main_thread():
             _send(self._event)
 
     def wait(self, timeout: float | None = None) -> bool:

@@ -15,7 +15,7 @@ from gevent.threadpool import ThreadPool
 
 from .base import Drainer
 from .callbacks import CallbackRunner
-from .library import Lanes, Outcome
+from .library import Lanes, Outcome, in_context
 from .patching import obstacle
 
 __all__ = ("GeventDrainer",)
@@ -54,6 +54,10 @@ class GeventDrainer(Drainer):
         return spawned is not None and not getattr(spawned, "dead", False)
 
     def signal(self) -> GeventSignal:
+        return self.own_signal()
+
+    @classmethod
+    def own_signal(cls) -> GeventSignal:
         return GeventSignal()
 
     def sleep(self, seconds: float) -> None:
@@ -64,16 +68,19 @@ class GeventDrainer(Drainer):
 
     @classmethod
     def lanes(cls, limit: int, native: bool = False) -> Lanes:
+        lanes = super().lanes(limit)
         if not native:
-            return super().lanes(limit)
+            return lanes
         pools: list[ThreadPool] = []
 
         def call(function: Callable[..., Any], *args: Any) -> Any:
             if not get_hub().main_hub:
                 return function(*args)  # in a native thread already
             if not pools:
-                pools.append(ThreadPool(limit, idle_task_timeout=IDLE))
-            return pools[0].apply(Outcome, (function, args)).get()
+                # Larger than what is let in, as a call goes on whose caller was killed.
+                pools.append(ThreadPool(2 * limit, idle_task_timeout=IDLE))
+            outcome: Outcome = lanes(pools[0].apply, in_context(function, args))
+            return outcome.get()
 
         return call
 
