@@ -191,11 +191,15 @@ class Worker:
         pool: str = "threads",
         queue: str = "celery",
         drainer: str = "",
+        concurrency: int = 16,
+        options: tuple[str, ...] = (),
         **environment: str,
     ) -> None:
+        if pool == "prefork":
+            concurrency = 2
         self.process = Process(
             *(WORKER_PYTHON, "-m", "celery", "-A", "tests.tasks", "worker"),
-            *("--pool", pool, "--concurrency", "2" if pool == "prefork" else "16"),
+            *("--pool", pool, "--concurrency", str(concurrency), *options),
             *("--queues", queue, "--hostname", f"{queue}@%h", "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             TESTS_BROKER=broker,
