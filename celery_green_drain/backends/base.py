@@ -98,6 +98,7 @@ class DrainedBackendMixin:
 
     def pending(self, result: Any) -> PendingResult:
         """What *result* has to serve until it is ready."""
+        forks.notice()
         pending = result.on_ready
         if (
             isinstance(pending, PendingResult)
@@ -171,6 +172,7 @@ class DrainedBackendMixin:
     ) -> Iterator[tuple[str, Any]]:
         """Yield ``(id, meta)`` of each member as it arrives; of a nested group, its members."""
         self._ensure_not_eager()
+        forks.notice()
         waited_for = []
         for node in result.results:
             if isinstance(node, ResultSet):

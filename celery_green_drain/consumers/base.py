@@ -20,13 +20,17 @@ from ..pending import Meta, PendingResult, PendingTable, Wait
 from ..quoting import one_line, quoted
 from ..settings import Settings
 
-__all__ = ("ResultConsumer", "Statistics")
+__all__ = ("OutOfStep", "ResultConsumer", "Statistics")
 
 logger = logging.getLogger(__name__)
 
 
 #: Seconds until the next attempt where no thread could be started for a callback.
 LACK = 0.05
+
+
+class OutOfStep(Exception):
+    """Raised where what comes does not fit what was asked: the connection is to be given up."""
 
 
 @dataclass(frozen=True)
@@ -255,13 +259,19 @@ class ResultConsumer(Drained):
         try:
             meta = decode()
             last = self.table.update(task_id, meta, decode, stored)
+        except OutOfStep:
+            raise
         except Exception as exc:
             self.cannot_read(task_id, exc)
-            self.table.fail([task_id], exc)
-            return True
+            return self.on_unreadable(task_id, exc, stored)
         if last:
             self._delivered += 1
         return last
+
+    def on_unreadable(self, task_id: str, exc: Exception, stored: bool) -> bool:
+        """What came for *task_id* cannot be read; return whether nobody waits for it any more."""
+        self.table.fail([task_id], exc)
+        return True
 
     def cannot_read(self, task_id: str, exc: Exception) -> None:
         """Count and log what has come for *task_id*."""
