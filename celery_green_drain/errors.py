@@ -35,7 +35,8 @@ class ResultEvicted(GreenDrainError):
 class ResultNeverCame(GreenDrainError, TimeoutError):  # type: ignore[misc]
     """Given to ``on_error`` where no result has come within ``result_expires`` of ``then()``.
 
-    Also a :exc:`celery.exceptions.TimeoutError`.
+    Or before the process ended, see ``result_drainer_exit_timeout``. Also a
+    :exc:`celery.exceptions.TimeoutError`.
     """
 
 
