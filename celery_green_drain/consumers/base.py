@@ -13,7 +13,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from .. import drainers, exits, forks
+from .. import __version__, drainers, exits, forks
+from ..addresses import result_address
 from ..drainers.base import Drainer
 from ..drainers.drained import Drained
 from ..drainers.mailbox import Mailbox
@@ -22,7 +23,7 @@ from ..pending import Meta, PendingResult, PendingTable, Wait
 from ..quoting import one_line, quoted
 from ..settings import Settings
 
-__all__ = ("ResultConsumer", "Statistics")
+__all__ = ("OutOfStep", "ResultConsumer", "Statistics")
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,10 @@ LOOK = 0.01
 
 #: Seconds until the next attempt where no thread could be started for a callback.
 LACK = 0.05
+
+
+class OutOfStep(Exception):
+    """Raised where what comes does not fit what was asked: the connection is to be given up."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,8 @@ class ResultConsumer(Drained):
         """Start with nothing: at first, and in the child after a fork."""
         self.table = PendingTable()
         self._chosen: dict[str, Drainer] = {}
+        #: What the log was told of last: what is drained.
+        self._drained = ""
         self._delivered = 0
         self._unreadable = 0
         self._connects = 0
@@ -208,14 +215,27 @@ class ResultConsumer(Drained):
     def forget_connections(self) -> object:
         """Return what is open, which belongs to another process now, without touching it."""
 
+    def on_drainer_start(self) -> None:
+        backend = self.backend
+        if backend is not None:
+            app = backend.app
+            self._drained = f"the results of the app {app.main!r} from {result_address(app)}"
+            logger.info(
+                "celery_green_drain %s: %s drains %s.",
+                __version__,
+                self.drainer.label,
+                self._drained,
+            )
+
     def on_drainer_end(self, stopped: bool) -> None:
         self.disconnect()
         if stopped:
+            if self._drained:
+                logger.info("%s no longer drains %s.", self.drainer.label, self._drained)
+                self._drained = ""
             while len(self.mailbox) and self.backend is not None:
                 self.mailbox.read()
-            self.table.interrupt(
-                DrainerStopped("The result drainer was stopped while this result was waited for.")
-            )
+            self.table.interrupt(_stopped)
 
     def _want(self, pending: PendingResult, wait: Wait | None) -> None:
         backend = self.backend  # held, or it might go in the middle
@@ -242,7 +262,8 @@ class ResultConsumer(Drained):
             pending.fail(
                 ResultNeverCame(
                     f"No result of task {quoted(pending.task_id)} has come within result_expires, "
-                    f"which is {expires:g} s: the task was not run, or its result got lost."
+                    f"which is {expires:g} s: the task was not run, or its result got lost.",
+                    pending.task_id,
                 )
             )
         if overdue:
@@ -268,13 +289,19 @@ class ResultConsumer(Drained):
         try:
             meta = decode()
             last = self.table.update(task_id, meta, decode, stored)
+        except OutOfStep:
+            raise
         except Exception as exc:
             self.cannot_read(task_id, exc)
-            self.table.fail([task_id], exc)
-            return True
+            return self.on_unreadable(task_id, exc, stored)
         if last:
             self._delivered += 1
         return last
+
+    def on_unreadable(self, task_id: str, exc: Exception, stored: bool) -> bool:
+        """What came for *task_id* cannot be read; return whether nobody waits for it any more."""
+        self.table.fail([task_id], exc)
+        return True
 
     def cannot_read(self, task_id: str, exc: Exception) -> None:
         """Count and log what has come for *task_id*."""
@@ -369,3 +396,11 @@ class ResultConsumer(Drained):
 
     def cancel_for(self, task_id: str) -> None:
         """Do nothing: whoever waits for *task_id* cancels by ending its wait."""
+
+
+def _stopped(task_id: str) -> DrainerStopped:
+    return DrainerStopped(
+        f"The result drainer was stopped while the result of task {quoted(task_id)} was waited "
+        f"for. The task itself goes on, and waiting again starts the drainer anew.",
+        task_id,
+    )

@@ -130,8 +130,9 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         task_id, last = meta["task_id"], meta["status"] in self.backend.READY_STATES
         waited_for = task_id in self.table
         payload = _payload(message, last)
-        self.buffer.put(task_id, payload, read=waited_for)
-        if waited_for:
+        again = bool((message.delivery_info or {}).get("redelivered"))
+        new = self.buffer.put(task_id, payload, read=waited_for, again=again)
+        if waited_for and new:
             first = Own(meta, lambda: _checked(payload.decode(self.backend.accept)))
             self.deliver(task_id, lambda: self.backend.meta_from_decoded(first()))
 

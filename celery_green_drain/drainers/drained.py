@@ -32,6 +32,9 @@ class Drained(ABC):
         :raises Exception: where the connection is lost; the next call opens another one.
         """
 
+    def on_drainer_start(self) -> None:
+        """The loop has begun."""
+
     def on_drainer_end(self, stopped: bool) -> None:
         """The loop has ended, on request (*stopped*) or because it was killed."""
 
