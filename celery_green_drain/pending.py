@@ -17,6 +17,7 @@ from celery.exceptions import TimeoutError
 from vine.abstract import Thenable
 
 from .drainers.base import Drainer
+from .figures import Figures
 from .internals import as_text, known, make_known
 from .promises import Loop, Promise, failure
 
@@ -57,6 +58,8 @@ class Consumer(Loop, Protocol):
     def drop(self, pending: PendingResult) -> None: ...
 
     def cannot_read(self, task_id: str, exc: Exception) -> None: ...
+
+    def timed_out(self) -> None: ...
 
 
 class Wait:
@@ -118,6 +121,7 @@ class Wait:
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:
+                    self._consumer.timed_out()
                     raise TimeoutError("The operation timed out.")
                 rest = left if tick is None else min(left, tick)
             if not self._signal.wait(rest) and rest == tick:
@@ -167,6 +171,16 @@ class PendingResult(Promise):
             self._keep = result
         self._served = True
         self.consumer.want(self)
+
+    @property
+    def kinds(self) -> list[str]:
+        """How it is waited for: ``get``, ``watch`` (all that asks for each state), ``then``,
+        ``group``."""
+        waits = self.waits.copy()
+        kinds = {"watch" if wait.messages else "get" for wait in waits}
+        kinds.update(("then",) if self._callbacks else ())
+        kinds.update(("group",) if self._barriers else ())
+        return sorted(kinds)
 
     def forget(self) -> None:
         """The result was forgotten, or is being finalised: neither lock nor switch."""
@@ -232,9 +246,11 @@ class PendingResult(Promise):
 class Entry:
     """All that is known of one task id."""
 
-    __slots__ = ("latest", "pending", "stored")
+    __slots__ = ("latest", "pending", "since", "stored")
 
     def __init__(self) -> None:
+        #: Since when it is waited for, by the monotonic clock.
+        self.since = time.monotonic()
         #: An ordered set.
         self.pending: dict[PendingResult, None] = {}
         #: The latest state before the last.
@@ -257,7 +273,9 @@ class Entry:
 class PendingTable:
     """Task id → :class:`Entry`. Used by the drain loop alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+        #: The one first that is waited for longest.
         self._entries: dict[str, Entry] = {}
         #: Since when each that is to call back is listed, the longest first.
         self._since: OrderedDict[PendingResult, float] = OrderedDict()
@@ -286,6 +304,24 @@ class PendingTable:
         if wait is None:
             self._renew(pending)
         return new
+
+    def copy(self) -> dict[str, Entry]:
+        """All entries as they are now. For everybody: the loop goes on meanwhile."""
+        return self._entries.copy()
+
+    @property
+    def oldest(self) -> float | None:
+        """Seconds that the first has been waited for; None: there is none. For everybody."""
+        try:
+            entry = next(iter(self._entries.values()), None)
+        except RuntimeError:
+            return None  # it was just replaced
+        return None if entry is None else time.monotonic() - entry.since
+
+    @property
+    def calling(self) -> int:
+        """How many results are to call back. For everybody."""
+        return len(self._since)
 
     def _renew(self, pending: PendingResult) -> None:
         self._since[pending] = time.monotonic()
@@ -332,6 +368,7 @@ class PendingTable:
             return False
         if meta["status"] in states.READY_STATES:
             del self._entries[task_id]
+            self._figures.result(meta, entry.since)
             shared = entry.notify(meta) or len(entry.pending) > 1
             for pending in entry.pending:
                 self._unlist(pending)
@@ -359,9 +396,12 @@ class PendingTable:
                 self._unlist(pending)
                 pending.fail(error)
 
-    def interrupt(self, error: Exception) -> None:
-        """End all waits with *error*. Callbacks stay."""
+    def interrupt(self, error: Exception) -> int:
+        """End all waits with *error*; return how many. Callbacks stay."""
+        count = 0
         for entry in self._entries.values():
             for pending in entry.pending:
                 for wait in tuple(pending.waits):
                     wait.interrupt(error)
+                    count += 1
+        return count
