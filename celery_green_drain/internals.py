@@ -1,4 +1,4 @@
-"""What is needed of Celery's result objects beyond their public names, in one place."""
+"""What is needed of Celery beyond its public names, in one place."""
 
 from __future__ import annotations
 
@@ -6,13 +6,32 @@ from collections.abc import Iterator
 from typing import Any
 
 from celery.result import ResultSet
+from kombu import pools
 
-__all__ = ("as_text", "known", "leaves", "make_known")
+__all__ = ("as_text", "disown_pools", "known", "leaves", "make_known")
 
 
 def as_text(task_id: Any) -> str:
     """A task id as the worker sends it back, whatever type it was given in, such as a UUID."""
     return task_id.decode() if isinstance(task_id, bytes) else str(task_id)
+
+
+def disown_pools(app: Any) -> list[object]:
+    """Have *app* send over new connections; return the pools that it had, with all in them.
+
+    For a child of ``os.fork()``, where they are its parent's: ``kombu.pools.reset()`` would end
+    the parent's connections, as it shuts down what it closes.
+    """
+    amqp = vars(app).get("amqp")
+    owned = [app, *([] if amqp is None else [amqp])]
+    names = ("_pool", "_producer_pool")
+    disowned = [vars(owner).pop(name, None) for owner in owned for name in names]
+    for owner, name in zip(owned, names):
+        setattr(owner, name, None)
+    for group in (pools.connections, pools.producers):
+        disowned.extend(group.values())
+        group.clear()
+    return disowned
 
 
 def known(result: Any) -> Any:

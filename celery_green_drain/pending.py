@@ -7,6 +7,7 @@ Only the drain loop touches the table. Everybody else asks for a change through
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
@@ -20,16 +21,42 @@ from .drainers.base import Drainer
 from .figures import Figures
 from .internals import as_text, known, make_known
 from .promises import Loop, Promise, failure
+from .quoting import quoted
 
-__all__ = ("Arrival", "Consumer", "Meta", "PendingResult", "PendingTable", "Wait")
+__all__ = (
+    "UNREADABLE",
+    "Arrival",
+    "Consumer",
+    "Meta",
+    "PendingResult",
+    "PendingTable",
+    "Wait",
+    "deadline",
+)
 
 logger = logging.getLogger(__name__)
 
 #: What a store keeps of a task: ``task_id``, ``status``, ``result``, ``traceback``, …
 Meta = dict[str, Any]
 
+#: In a :data:`Meta` of our own: whether its ``result`` is why the task's own cannot be read.
+UNREADABLE = "unreadable"
+
 #: What came to a :class:`Wait`: whose, and the state; None: this result is ready.
 Arrival = tuple["PendingResult", Optional[Meta]]
+
+
+def deadline(timeout: float | None) -> float | None:
+    """When *timeout* seconds from now are over, by the monotonic clock; None: never.
+
+    :raises ValueError: where it is not a number. A timer of that length would keep a hub, with all
+        that run in it, from ever looking at its other timers.
+    """
+    if timeout is None:
+        return None
+    if math.isnan(timeout):
+        raise ValueError(f"timeout = {timeout!r}: expected a number of seconds, or None.")
+    return None if timeout == math.inf else time.monotonic() + timeout
 
 
 class Inbox(Protocol):
@@ -164,7 +191,8 @@ class PendingResult(Promise):
         result = self._ref()
         if getattr(result, "ignored", False):
             logger.warning(
-                "Task %s ignores its result, so no callback will be called for it.", self.task_id
+                "Task %s ignores its result, so no callback will be called for it.",
+                quoted(self.task_id),
             )
             return
         if keep and not self.weak:
@@ -222,7 +250,12 @@ class PendingResult(Promise):
         A result that cannot be read is a failure.
         """
         if self.error is not None:
-            return {"task_id": self.task_id, "status": states.FAILURE, "result": self.error}
+            return {
+                "task_id": self.task_id,
+                "status": states.FAILURE,
+                "result": self.error,
+                UNREADABLE: True,
+            }
         result = self._ref()
         meta: Meta | None = None if result is None else known(result)
         return meta
@@ -240,7 +273,7 @@ class PendingResult(Promise):
         return failure(result) if self.error is None else self.error
 
     def _name(self, result: Any) -> str:
-        return f"task {self.task_id}"
+        return f"task {quoted(self.task_id)}"
 
 
 class Entry:

@@ -29,6 +29,7 @@ from .django import close_old_connections
 from .errors import ResultNeverCame
 from .figures import Figures
 from .internals import known, leaves
+from .quoting import quoted
 from .signals import callback_raised
 
 __all__ = ("Loop", "PendingSet", "Promise", "failure")
@@ -199,7 +200,9 @@ def failure(result: Any) -> BaseException | None:
     if not meta or meta["status"] not in states.PROPAGATE_STATES:
         return None
     error = meta["result"]
-    return error if isinstance(error, BaseException) else _unnamed(f"task {result.id}", error)
+    return (
+        error if isinstance(error, BaseException) else _unnamed(f"task {quoted(result.id)}", error)
+    )
 
 
 def _unnamed(name: str, value: object) -> TaskError:
@@ -243,7 +246,7 @@ class PendingSet(Promise):
         return next((error for error in errors if error is not None), None)
 
     def _name(self, result: Any) -> str:
-        return f"group {result.id}" if hasattr(result, "id") else f"{len(result)} results"
+        return f"group {quoted(result.id)}" if hasattr(result, "id") else f"{len(result)} results"
 
 
 class Gate:

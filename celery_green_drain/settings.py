@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from celery.exceptions import ImproperlyConfigured
 
-__all__ = ("Settings",)
+from .spelling import PREFIX, Spelling
 
-PREFIX = "result_drainer"
+__all__ = ("Settings",)
 
 
 @dataclass(frozen=True)
@@ -47,84 +46,74 @@ class Settings:
     #: Whether a polled store is called in native threads; None: where its driver blocks.
     threads: bool | None = None
 
+    #: The names of those that are set, as the user has written them, by their fields.
+    written: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
     @classmethod
     def of(cls, conf: Any) -> Settings:
         """Read and check the settings in ``conf``, Celery's ``app.conf``.
 
+        A name that only comes near one of ours may be somebody else's, so that is a warning.
+
         :raises ImproperlyConfigured: for an unknown name or an impossible value.
         """
-        given = dict(_given(conf))
-        names = {_setting(field.name): field.name for field in fields(cls)}
-        for name in given:
+        names = {_setting(each.name): each.name for each in fields(cls) if each.compare}
+        spelling = Spelling(conf, list(names))
+        given = {name: (key, value) for name, key, value in spelling.given()}
+        for name, (key, _) in given.items():
             if name not in names:
-                raise ImproperlyConfigured(_unknown(name, list(names)))
-        values = {names[name]: value for name, value in given.items()}
+                raise ImproperlyConfigured(spelling.unknown(name, key))
+        spelling.warn_of_strangers()
+        written = {names[name]: key for name, (key, _) in given.items()}
+        values = {names[name]: value for name, (_, value) in given.items()}
         drainer = values.pop("drainer", None) or None
-        checked: dict[str, Any] = {
-            key: CHECKS[key](key, value) if key in CHECKS else _seconds(key, value)
-            for key, value in values.items()
-        }
-        settings = cls(drainer, **checked)
+        checked: dict[str, Any] = {}
+        for key, value in values.items():
+            check: Callable[[str, Any], Any] = CHECKS.get(key, _seconds)
+            checked[key] = check(written[key], value)
+        settings = cls(drainer, written=written, **checked)
         if settings.poll_min > settings.poll_max:
             raise ImproperlyConfigured(
-                f"{_setting('poll_min')} = {settings.poll_min:g} is more than "
-                f"{_setting('poll_max')} = {settings.poll_max:g}: raise the one or lower the other."
+                f"{settings.name_of('poll_min')} = {settings.poll_min:g} is more than "
+                f"{settings.name_of('poll_max')} = {settings.poll_max:g}: raise the one or lower "
+                f"the other."
             )
         return settings
 
-
-def _setting(field: str) -> str:
-    return PREFIX if field == "drainer" else f"{PREFIX}_{field}"
-
-
-def _given(conf: Any) -> Iterator[tuple[str, Any]]:
-    """The settings that are ours, by their new-style names.
-
-    Celery translates the spellings (a namespace, old upper case) of its own
-    settings only, so ours are found by the name's end.
-    """
-    conf.finalize() if hasattr(conf, "finalize") else None
-    prefixes = {"", "celery_", (getattr(conf, "prefix", None) or "").lower()}
-    maps: list[Mapping[str, Any]] = list(getattr(conf, "maps", [conf]))
-    for mapping in reversed(maps):  # the first map wins, so it comes last
-        for key in list(mapping.keys()):
-            name = str(key).lower()
-            head, found, tail = name.partition(PREFIX)
-            if found and head in prefixes:
-                yield found + tail, mapping[key]
+    def name_of(self, key: str) -> str:
+        """The name of the setting behind the field *key*, as the user has written it."""
+        return self.written.get(key, _setting(key))
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"Unknown setting {name!r}.{hint} There are: {', '.join(known)}."
+def _setting(key: str) -> str:
+    return PREFIX if key == "drainer" else f"{PREFIX}_{key}"
 
 
-def _seconds(key: str, value: Any) -> float:
+def _seconds(name: str, value: Any) -> float:
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float))
         or not 0 < value < float("inf")
     ):
         raise ImproperlyConfigured(
-            f"{_setting(key)} = {value!r}: expected a number of seconds greater than 0."
+            f"{name} = {value!r}: expected a number of seconds greater than 0."
         )
     return float(value)
 
 
-def _count(key: str, value: Any) -> int:
+def _count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ImproperlyConfigured(f"{_setting(key)} = {value!r}: expected a whole number above 0.")
+        raise ImproperlyConfigured(f"{name} = {value!r}: expected a whole number above 0.")
     return value
 
 
-def _choice(key: str, value: Any) -> bool | None:
+def _choice(name: str, value: Any) -> bool | None:
     if value is not None and not isinstance(value, bool):
         raise ImproperlyConfigured(
-            f"{_setting(key)} = {value!r}: expected True, False, or None for what suits the store."
+            f"{name} = {value!r}: expected True, False, or None for what suits the store."
         )
     return value
 
 
-#: How each setting is checked that is no number of seconds.
+#: How each setting is checked that is no number of seconds: by its name and its value.
 CHECKS: dict[str, Callable[[str, Any], Any]] = {"buffer": _count, "threads": _choice}

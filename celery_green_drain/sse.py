@@ -49,7 +49,9 @@ RETRY = 3.0
 def describe(state: State) -> dict[str, Any]:
     """What the browser is told of *state*, unless told otherwise.
 
-    Of an exception that is its class's name and its message, without the traceback.
+    Of an exception that is its class's name and its message, without the traceback. Of one that
+    is not the task's own, but why its result cannot be read, it is the class's name alone: the
+    message may hold what is of the server, such as a query.
     """
     return {
         "task_id": state.task_id,
@@ -80,7 +82,8 @@ def stream(
     :param retry: seconds that the browser is to wait before it connects again.
     :param data: makes of a state what is sent of it, as JSON. What JSON has no form for is sent
         as text.
-    :raises ValueError: where *keep_alive* or *retry* is no positive number.
+    :raises ValueError: where *keep_alive* or *retry* is no positive number, or *timeout* is not a
+        number.
     """
     for name, seconds in (("keep_alive", keep_alive), ("retry", retry)):
         if not 0 < seconds < math.inf:
@@ -143,7 +146,7 @@ def _events(
             if state is None:
                 yield b":\n\n"
                 continue
-            text = _json(data(state))
+            text = _json(data(state), secret=state.unreadable)
             event_id = end_id if state.last else _digest(text)
             # Only the first state of a task can be one that was seen before.
             if event_id != last_event_id or state.task_id in begun:
@@ -196,24 +199,31 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(errors="backslashreplace"), digest_size=12).hexdigest()
 
 
-def _json(value: Any) -> str:
+#: What a browser is told in place of the message of an error that is not the task's own.
+UNREADABLE = "The result cannot be read."
+
+
+def _json(value: Any, secret: bool = False) -> str:
     try:
-        return json.dumps(_plain(value))
+        return json.dumps(_plain(value, secret))
     except RecursionError:  # it contains itself
-        return json.dumps(str(value))
+        return json.dumps(UNREADABLE if secret else str(value))
 
 
-def _plain(value: Any) -> Any:
-    """*value* in what a browser can read. kombu's JSON is for Python at both ends."""
+def _plain(value: Any, secret: bool) -> Any:
+    """*value* in what a browser can read. kombu's JSON is for Python at both ends.
+
+    :param secret: whether the messages of errors are not for a browser.
+    """
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, secret) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
+        return [_plain(item, secret) for item in value]
     if isinstance(value, BaseException):
-        return {"type": type(value).__name__, "message": str(value)}
+        return {"type": type(value).__name__, "message": UNREADABLE if secret else str(value)}
     isoformat = getattr(value, "isoformat", None)  # dates and times
     return str(value if isoformat is None else isoformat())

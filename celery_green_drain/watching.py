@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Generator
 from contextlib import closing
@@ -15,7 +14,8 @@ from celery.result import ResultBase, assert_will_not_block
 
 from .backends.base import DrainedBackendMixin
 from .internals import as_text, known, leaves
-from .pending import Arrival, Meta, PendingResult, Wait
+from .pending import UNREADABLE, Arrival, Meta, PendingResult, Wait, deadline
+from .quoting import quoted
 
 __all__ = ("State", "States", "follow", "watch")
 
@@ -37,6 +37,8 @@ class State:
     done: int
     #: How many tasks are watched: 1, or the members of the group.
     total: int
+    #: Whether the result could not be read: it is the error of that then, not one of the task.
+    unreadable: bool = False
 
     @property
     def ready(self) -> bool:
@@ -71,8 +73,8 @@ def watch(result: ResultBase, timeout: float | None = None) -> Generator[State, 
     :raises DrainerStopped: when the drainer is stopped meanwhile.
     :raises celery.exceptions.ImproperlyConfigured: at once, where no drainer serves the backend.
     :raises TypeError: at once, where *result* is no result, such as a task id.
-    :raises ValueError: at once, where a task ignores its result, or the results are of
-        different backends.
+    :raises ValueError: at once, where a task ignores its result, the results are of different
+        backends, or *timeout* is not a number.
     :raises RuntimeError: at once, within a task, as ``get()`` does.
     """
     return cast("Generator[State, None, None]", follow(result, timeout))
@@ -89,6 +91,7 @@ def follow(result: ResultBase, timeout: float | None = None, tick: float | None 
     ended = {task_id: known(node) for task_id, node in results.items() if known(node)}
     waiting = [node for task_id, node in results.items() if task_id not in ended]
     backend = _backend(waiting) if waiting else None
+    deadline(timeout)  # refused at once, not with the first step
     look = timeout is not None and timeout <= 0
 
     def arrivals() -> _Arrivals:
@@ -107,8 +110,8 @@ def _backend(results: list[Any]) -> DrainedBackendMixin:
     for result in results:
         if getattr(result, "ignored", False):
             raise ValueError(
-                f"Task {result.id} ignores its result, so its end can never be seen: call the "
-                "task with ignore_result=False, or define it without ignore_result=True."
+                f"Task {quoted(result.id)} ignores its result, so its end can never be seen: call "
+                "the task with ignore_result=False, or define it without ignore_result=True."
             )
     backend, *others = {id(result.backend): result.backend for result in results}.values()
     if others:
@@ -146,6 +149,7 @@ def _states(arrivals: _Arrivals, total: int) -> States:
                 meta.get("traceback"),
                 done=len(done),
                 total=total,
+                unreadable=meta.get(UNREADABLE, False),
             )
             if len(done) == total:
                 return
@@ -170,14 +174,14 @@ def _wait_for(
     backend: DrainedBackendMixin, results: list[Any], timeout: float | None, tick: float | None
 ) -> _Arrivals:
     # Here *results* are kept meanwhile: one that nobody keeps is not told what has come for it.
-    deadline = None if timeout is None else time.monotonic() + timeout
+    until = deadline(timeout)
     wait = Wait(backend.result_consumer, messages=True, inbox=Newest())
     latest: dict[PendingResult, Meta] = {}
     try:
         for result in results:
             wait.add(backend.pending(result))
         while True:
-            arrival = wait.next(deadline, tick)
+            arrival = wait.next(until, tick)
             if arrival is None:
                 yield None
                 continue

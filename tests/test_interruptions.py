@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import http.client
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -73,6 +74,28 @@ def test_killed_before_it_has_begun_to_wait(app: Celery, store: Callable[..., st
     wait_until(lambda: pending(app) == 0, "the end of the waits")
     assert app.AsyncResult(store(1, task_id=task_id)).get(timeout=20) == 1
     assert outcome == []
+
+
+@green
+def test_killed_in_a_wait_with_a_timeout(app: Celery) -> None:
+    """What it held goes at once, not when the time would have been up."""
+
+    class Request:
+        """Something that a greenlet holds."""
+
+    alive: weakref.WeakSet[Request] = weakref.WeakSet()
+
+    def get() -> None:
+        request = Request()
+        alive.add(request)
+        app.AsyncResult(uuid()).get(timeout=600)
+
+    victims = [spawn(get) for _ in range(5)]
+    wait_until(lambda: pending(app) == 5, "the waits")
+    for victim in victims:
+        kill(victim)
+    del victim, victims
+    wait_until(lambda: gc.collect() >= 0 and not alive, "the end of all that they held")
 
 
 @green

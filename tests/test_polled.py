@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import signal
 import sqlite3
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,11 +22,12 @@ from celery.app.backends import BACKEND_ALIASES, by_name
 from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import GroupResult, ResultSet
 
-from celery_green_drain import DrainerStopped, watch
+from celery_green_drain import DrainerStopped, sse, watch
 from celery_green_drain.consumers import polled
 
 from .green import DRAINER, GREEN, crowd, kill, size, spawn, spawn_get, wait_until
 from .servers import RedisServer, Worker
+from .sse_client import parse
 from .stores import MemcachedServer, OwnStore, PostgresServer, Store
 from .tasks import make_app
 from .test_processes import EXIT, run_exit, run_fine
@@ -269,6 +272,41 @@ def test_a_killed_poller_is_replaced(make: Callable[..., Celery], name: str) -> 
     assert consumer.statistics().connects == 2
 
 
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_a_poller_that_is_killed_before_it_runs_is_replaced(
+    make: Callable[..., Celery], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make(name)
+    look = polled.Poller.look
+
+    def kill_first(poller: polled.Poller, task_ids: list[str]) -> None:
+        monkeypatch.setattr(polled.Poller, "look", look)
+        kill(poller.spawned[0])
+        look(poller, task_ids)
+
+    monkeypatch.setattr(polled.Poller, "look", kill_first)
+    assert app.AsyncResult(store(app, "after")).get(timeout=20) == "after"
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+def test_a_lane_that_is_killed_before_it_runs_holds_up_nobody(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make("file")
+    results = [app.AsyncResult(store(app, number)) for number in range(5)]
+    lane = polled.Poller._lane
+
+    def kill_others(poller: polled.Poller, *args: Any) -> None:
+        monkeypatch.setattr(polled.Poller, "_lane", lane)
+        for other in poller.spawned[1:]:
+            kill(other)
+        lane(poller, *args)
+
+    monkeypatch.setattr(polled.Poller, "_lane", kill_others)
+    assert ResultSet(results, app=app).get(timeout=20) == list(range(5))
+
+
 # -- what it costs
 
 
@@ -432,6 +470,24 @@ def spawn_call(function: Callable[[], Any]) -> list[Any]:
     return got
 
 
+@pytest.mark.parametrize("name", ["sqlite", "postgres", "file", "own"])
+def test_who_polls_keeps_no_app_alive(
+    broker: RedisServer, stores: dict[str, Store], name: str
+) -> None:
+    app: Celery | None = make_app(broker.url(), stores[name].url, result_drainer=DRAINER)
+    assert app is not None
+    assert app.AsyncResult(store(app, 1)).get(timeout=20) == 1
+    consumer = weakref.ref(app.backend.result_consumer)
+    app.close()
+    app = None
+
+    def gone() -> bool:
+        gc.collect()
+        return consumer() is None
+
+    wait_until(gone, "the end of the poller", timeout=5)
+
+
 def test_threads_by_setting(make: Callable[..., Celery]) -> None:
     for threads in (True, False):
         for name in ("sqlite", "memcached", "postgres", "own"):
@@ -528,9 +584,11 @@ def test_a_store_that_goes_and_comes_back(
     assert "\n" not in ours[0].getMessage()
 
 
-@pytest.mark.parametrize(("name", "task_id"), [("postgres", "a\0b"), ("memcached", "a b" * 100)])
+@pytest.mark.parametrize(
+    ("name", "task_id"), [("postgres", "a\0b\nCRITICAL"), ("memcached", "a b\nCRITICAL" * 100)]
+)
 def test_an_id_that_the_store_refuses_fails_its_waiter_alone(
-    make: Callable[..., Celery], name: str, task_id: str
+    make: Callable[..., Celery], name: str, task_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make(name)
     good = [app.AsyncResult(uuid()) for _ in range(20)]
@@ -545,6 +603,11 @@ def test_an_id_that_the_store_refuses_fails_its_waiter_alone(
     wait_until(lambda: all(waits), "all results")
     assert [got[0] for got in waits] == list(range(20))
     assert app.backend.result_consumer.statistics().unreadable == 1
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert ["\n" in message for message in messages] == [False]
+    (event,) = parse(*sse.stream(app.AsyncResult(task_id), timeout=20))
+    expected = {"type": type(bad[0]).__name__, "message": sse.UNREADABLE}
+    assert (event.json["status"], event.json["result"]) == ("FAILURE", expected)
 
 
 @pytest.mark.parametrize("name", ["sqlite", "file", "django-db", "own"])

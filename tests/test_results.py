@@ -13,6 +13,7 @@ from celery.exceptions import ChordError, TaskRevokedError, TimeoutError
 from celery.result import AsyncResult, GroupResult, ResultSet, allow_join_result
 from vine import promise
 
+from celery_green_drain import sse, watch
 from celery_green_drain.consumers.amqp import AmqpSession
 from celery_green_drain.consumers.virtual import VirtualSession
 
@@ -82,6 +83,34 @@ def test_timeout_of_zero_looks_once(app: Celery) -> None:
     result = app.tasks["add"].delay(2, 3)
     result.get(timeout=20)
     assert app.AsyncResult(result.id).get(timeout=0) == 5
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda app, **nan: app.AsyncResult(uuid()).get(**nan),
+        lambda app, **nan: app.AsyncResult(uuid()).get(on_message=print, **nan),
+        lambda app, **nan: ResultSet([app.AsyncResult(uuid())], app=app).get(**nan),
+        lambda app, **nan: list(ResultSet([app.AsyncResult(uuid())], app=app).iter_native(**nan)),
+        lambda app, **nan: watch(app.AsyncResult(uuid()), **nan),
+        lambda app, **nan: sse.stream(app.AsyncResult(uuid()), **nan),
+    ],
+    ids=["get", "on_message", "group", "iter_native", "watch", "sse"],
+)
+def test_a_timeout_that_is_no_number(app: Celery, wait: Callable[..., object]) -> None:
+    """As by ``float(request.args["timeout"])``: a hub would never look at its timers again."""
+    with pytest.raises(ValueError, match="timeout = nan"):
+        wait(app, timeout=float("nan"))
+    assert app.backend.result_consumer.statistics().pending == 0
+
+
+def test_an_interval_that_is_no_number(app: Celery) -> None:
+    with pytest.raises(ValueError, match="interval = nan"):
+        app.AsyncResult(uuid()).get(timeout=1, interval=float("nan"), on_interval=print)
+
+
+def test_a_timeout_without_end(app: Celery) -> None:
+    assert app.tasks["add"].delay(2, 3).get(timeout=float("inf")) == 5
 
 
 def test_timeout_then_another_try(app: Celery) -> None:

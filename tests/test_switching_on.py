@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import mmap
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -10,19 +13,24 @@ import types
 import warnings
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery, uuid
 from celery.app.backends import by_name
+from celery.app.defaults import DEFAULTS
 from celery.backends import asynchronous
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import ImproperlyConfigured
+from django.conf import LazySettings
 
 import celery_green_drain
-from celery_green_drain import Drainer, DrainerWarning, ThreadDrainer, drainers
+from celery_green_drain import Drainer, DrainerWarning, ThreadDrainer, drainers, notices
 from celery_green_drain.backends.redis import RedisBackend as DrainedRedisBackend
 from celery_green_drain.backends.redis import SentinelBackend as DrainedSentinelBackend
+from celery_green_drain.drainers import patching
+from celery_green_drain.drainers.slots import PATIENCE, Slots
 from celery_green_drain.settings import Settings
 
 from .green import DRAINER, GREEN, MODE, crowd, wait_until
@@ -32,6 +40,21 @@ from .tasks import make_app
 
 def ours(app: Celery) -> bool:
     return isinstance(app.backend, DrainedRedisBackend)
+
+
+def as_django_does(namespace: str = "CELERY", **settings: Any) -> Celery:
+    """An app with *settings* out of a module like Django's."""
+    named = {f"{namespace}_{key}": value for key, value in settings.items()}
+    source = types.SimpleNamespace(**{f"{namespace}_RESULT_BACKEND": "redis://", **named})
+    app = Celery()
+    app.config_from_object(source, namespace=namespace)
+    return app
+
+
+@pytest.fixture
+def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings of which none was said so far."""
+    monkeypatch.setattr(notices, "_said", mmap.mmap(-1, notices.SIZE))
 
 
 # -- every way that Celery takes its configuration
@@ -69,12 +92,7 @@ def test_by_module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("namespace", ["CELERY", "RESULTS_OF"])
 def test_by_namespace_as_django_does(namespace: str) -> None:
-    settings = types.SimpleNamespace()
-    setattr(settings, f"{namespace}_RESULT_BACKEND", "redis://")
-    setattr(settings, f"{namespace}_RESULT_DRAINER", DRAINER)
-    setattr(settings, f"{namespace}_RESULT_DRAINER_RETRY_MAX", 7)
-    app = Celery()
-    app.config_from_object(settings, namespace=namespace)
+    app = as_django_does(namespace, RESULT_DRAINER=DRAINER, RESULT_DRAINER_RETRY_MAX=7)
     assert ours(app)
     assert app.backend.drainer_settings.retry_max == 7
 
@@ -117,7 +135,8 @@ def test_sentinel_waits_for_a_free_connection() -> None:
         result_backend_transport_options={"master_name": "main"},
     )
     pool = app.backend.client.connection_pool
-    assert (pool.max_connections, pool.timeout) == (3, None)
+    assert (pool.max_connections, pool.timeout) == (3, PATIENCE)
+    assert isinstance(pool.pool, Slots)
     assert pool.service_name == "main"
 
 
@@ -233,11 +252,108 @@ def test_a_wrong_drainer(value: Any) -> None:
         assert name in message
 
 
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [("Gevent", "gevent"), ("gevnt", "gevent"), ("AUTO", "auto"), (True, "auto")],
+)
+def test_a_drainer_that_is_nearly_one(value: Any, meant: str) -> None:
+    app = as_django_does(RESULT_DRAINER=value)
+    text = f"^CELERY_RESULT_DRAINER = {value!r} is no drainer. Did you mean {meant!r}"
+    with pytest.raises(ImproperlyConfigured, match=text):
+        app.backend  # noqa: B018
+
+
+def test_a_drainer_of_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "own_drainers.py").write_text(
+        "from celery_green_drain import Drainer\nclass Own(Drainer): name = 'own'\n"
+    )
+    (tmp_path / "failing_drainers.py").write_text("import no_such_library\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    drainers.check("own_drainers.Own")
+    with pytest.raises(ImproperlyConfigured, match=r"cannot be imported.*no_such_library"):
+        drainers.check("failing_drainers.Own")
+    with pytest.raises(ImproperlyConfigured, match="is no drainer"):
+        drainers.check("own_drainers:Other")
+
+
 def test_a_misspelt_setting() -> None:
     app = Celery(backend="redis://")
     app.conf.update(result_drainer=DRAINER, result_drainer_hartbeat=3)
     with pytest.raises(ImproperlyConfigured, match="Did you mean 'result_drainer_heartbeat'"):
         app.backend  # noqa: B018
+
+
+def test_a_misspelt_setting_of_django() -> None:
+    app = as_django_does(RESULT_DRAINER_HARTBEAT=3)
+    text = "'CELERY_RESULT_DRAINER_HARTBEAT'. Did you mean 'CELERY_RESULT_DRAINER_HEARTBEAT'"
+    with pytest.raises(ImproperlyConfigured, match=text):
+        app.backend  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("results_drainer", "result_drainer"),
+        ("result_drain", "result_drainer"),
+        ("drainer", "result_drainer"),
+        ("drainer_heartbeat", "result_drainer_heartbeat"),
+        ("CELERY_DRAINER", "CELERY_RESULT_DRAINER"),
+        ("CELERY_RESULTS_DRAINER", "CELERY_RESULT_DRAINER"),
+    ],
+)
+def test_a_name_that_comes_near_one_of_ours(
+    unsaid: None, name: str, meant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    apps = [Celery(backend="redis://") for _ in range(2)]
+    for app in apps:
+        app.conf.update({name: "gevent"})
+    with pytest.warns(DrainerWarning, match=f"'{name}' is read by nobody.*write '{meant}'") as seen:
+        assert type(apps[0].backend) is RedisBackend
+    assert seen[0].filename == __file__
+    assert meant in caplog.text
+    assert type(apps[1].backend) is RedisBackend  # with no second warning, which would be an error
+
+
+def test_a_name_in_lower_case_in_django(
+    unsaid: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "shop_settings.py").write_text(
+        "celery_result_drainer = 'auto'\nCELERY_RESULT_BACKEND = 'redis://'\nTIME_ZONE = None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = LazySettings()
+    monkeypatch.setitem(os.environ, "DJANGO_SETTINGS_MODULE", "shop_settings")
+    app = Celery()
+    app.config_from_object(settings, namespace="CELERY")
+    with pytest.warns(DrainerWarning, match="upper case only.*'CELERY_RESULT_DRAINER'"):
+        assert type(app.backend) is RedisBackend
+
+
+def test_no_name_of_celery_comes_near_one_of_ours() -> None:
+    assert Settings.of(dict.fromkeys(DEFAULTS, 1)) == Settings()
+
+
+WITHOUT_REDIS = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "redis":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+from celery import Celery
+app = Celery(backend="redis://:secret@localhost")
+app.conf.result_drainer = "auto"
+app.backend
+"""
+
+
+def test_without_redis_py() -> None:
+    command = [sys.executable, "-c", WITHOUT_REDIS]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, env=UNMEASURED)
+    last = process.stderr.splitlines()[-1]
+    assert "pip install 'celery-green-drain[redis]'" in last
+    assert "secret" not in process.stderr.replace(WITHOUT_REDIS, "")
 
 
 @pytest.mark.parametrize("value", [0, -1, "soon", True, float("inf"), float("nan"), None])
@@ -281,24 +397,83 @@ def test_auto_is_what_patched_the_process(make: Callable[..., Celery]) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({"gevent", "eventlet"} - {MODE}))
-def test_an_unpatched_process_is_served_by_a_thread(
-    make: Callable[..., Celery], name: str, monkeypatch: pytest.MonkeyPatch
+def test_another_library_has_patched_or_none(
+    make: Callable[..., Celery], name: str, unsaid: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(drainers, "_warned", set())
     app, again = make(result_drainer=name), make(result_drainer=name)
     task_id = uuid()
     app.backend.store_result(task_id, 1, "SUCCESS")
-    with pytest.warns(DrainerWarning, match=f"not patched by {name}.*patch"):
+    remedy = f"patched by {MODE}: set '{MODE}', or 'auto'" if GREEN else f"not patched by {name}"
+    with pytest.warns(DrainerWarning, match=f"result_drainer = '{name}', .*{remedy}") as seen:
         assert app.AsyncResult(task_id).get(timeout=5) == 1
+    assert seen[0].filename == __file__
+    assert remedy in caplog.text
     assert chosen(app) is ThreadDrainer
     assert chosen(again) is ThreadDrainer  # with no second warning, which would be an error here
 
 
+PATCHED_OTHERWISE = """
+import sys, warnings
+{patch}
+from celery import Celery
+import celery_green_drain
+app = Celery(backend="file:///tmp")
+app.conf.result_drainer = "{set}"
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always", celery_green_drain.DrainerWarning)
+    drainer = app.backend.result_consumer.drainer
+for one in seen:
+    if one.category is celery_green_drain.DrainerWarning:
+        print(one.message)
+print(type(drainer).__name__, sorted({{"gevent", "eventlet"}} & set(sys.modules)))
+"""
+
+GEVENT = "from gevent import monkey; monkey.patch_all({})"
+EVENTLET = "import eventlet; eventlet.monkey_patch({})"
+
+
+@pytest.mark.skipif(GREEN, reason="processes of their own, each patched in another way")
+@pytest.mark.parametrize(
+    ("patch", "wanted", "expected"),
+    [
+        (GEVENT.format(""), "gevent", r"GeventDrainer \['gevent'\]"),
+        (GEVENT.format(""), "eventlet", r"patched by gevent: set.*\nThreadDrainer \['gevent'\]"),
+        ("", "eventlet", r"not patched by eventlet.*'auto'.*\nThreadDrainer \[\]"),
+        (GEVENT.format("thread=False"), "auto", r"but not threading:.*patch_all.*\nGeventDr"),
+        (GEVENT.format("queue=False"), "auto", r"but not queue:.*patch_all.*\nGeventDr"),
+        (EVENTLET.format("thread=False"), "auto", r"not threading and queue:.*\nEventletDr"),
+        (f"{GEVENT.format('')}; {EVENTLET.format('')}", "gevent", "patched by gevent and eventlet"),
+    ],
+)
+def test_how_the_process_is_patched(patch: str, wanted: str, expected: str) -> None:
+    script = PATCHED_OTHERWISE.format(patch=patch, set=wanted)
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, env=UNMEASURED)
+    assert process.returncode == 0, process.stderr
+    assert re.match(f"(This process is |.*){expected}", process.stdout), process.stdout
+
+
+def test_children_say_it_once(unsaid: None) -> None:
+    def a_child_says_it() -> bool:
+        child = os.fork()
+        if not child:
+            warnings.simplefilter("error")
+            try:
+                drainers.choose(min({"gevent", "eventlet"} - {MODE}))
+            except DrainerWarning:
+                os._exit(7)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+    assert [a_child_says_it() for _ in range(3)] == [True, False, False]
+
+
 def test_a_library_that_is_not_installed(
-    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Celery], unsaid: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drainers, "_warned", set())
     monkeypatch.setitem(drainers.OURS, "absent", "AbsentDrainer")
+    monkeypatch.setitem(patching.LIBRARIES, "absent", patching.LIBRARIES["gevent"])
+    monkeypatch.setattr(patching, "is_patched", lambda library, module="socket": False)
     app = make(result_drainer="absent")
     with pytest.warns(DrainerWarning, match=r"pip install 'celery-green-drain\[absent\]'"):
         assert chosen(app) is ThreadDrainer

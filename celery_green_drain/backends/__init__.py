@@ -14,6 +14,7 @@ from celery.app.backends import BACKEND_ALIASES, by_url
 from celery.backends.base import DisabledBackend, SyncBackendMixin
 from celery.exceptions import ImproperlyConfigured
 from kombu.utils.imports import symbol_by_name
+from kombu.utils.url import maybe_sanitize_url
 
 from ..settings import Settings
 
@@ -115,10 +116,19 @@ def _backend(
     drained: Callable[[type], type],
 ) -> Any:
     settings = Settings.of(app.conf)
-    stock = import_stock()
     if settings.drainer is None:
-        return stock(app=app, **kwargs)
-    backend = drained(stock)(app=app, **kwargs)
+        return import_stock()(app=app, **kwargs)
+    try:
+        stock = import_stock()
+        cls = drained(stock)
+    except ModuleNotFoundError as exc:
+        if exc.name != "redis":
+            raise
+        raise ImproperlyConfigured(
+            f"The result_backend {maybe_sanitize_url(str(kwargs.get('url')))!r} needs redis-py: "
+            f"pip install 'celery-green-drain[redis]'"
+        ) from exc
+    backend = cls(app=app, **kwargs)
     # Several threads may ask an app for its first backend at once, and Celery would give each
     # its own, to drain by itself. setdefault() keeps one of them, and needs no lock.
     made: dict[str, Any] = vars(app).setdefault("_drained_backends", {})

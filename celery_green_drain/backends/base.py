@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -10,10 +11,11 @@ from celery import current_app, states
 from celery.exceptions import ChordError, TimeoutError
 from celery.result import ResultSet
 
+from .. import forks
 from ..consumers.base import ResultConsumer
 from ..drainers import check
-from ..internals import known, leaves, make_known
-from ..pending import PendingResult, Wait
+from ..internals import disown_pools, known, leaves, make_known
+from ..pending import PendingResult, Wait, deadline
 from ..promises import failure
 from ..settings import Settings
 
@@ -21,6 +23,9 @@ __all__ = ("DrainedBackendMixin",)
 
 #: Seconds that the failure of a chord is held back for the error of its header.
 CAUSE = 1.0
+
+#: Seconds between two calls of ``on_interval``, unless told otherwise.
+INTERVAL = 0.5
 
 
 class DrainedBackendMixin:
@@ -37,11 +42,16 @@ class DrainedBackendMixin:
     _ensure_not_eager: Callable[[], None]
 
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
-        self.drainer_settings = Settings.of(app.conf)
-        check(self.drainer_settings.drainer or "auto")
+        self.drainer_settings = settings = Settings.of(app.conf)
+        check(settings.drainer or "auto", settings.name_of("drainer"))
         super().__init__(*args, app=app, **kwargs)  # type: ignore[call-arg]
         #: Celery keeps one backend for the whole process then, not one a greenlet.
         self.thread_safe = True
+        forks.register(self)
+
+    def after_fork_in_child(self) -> None:
+        """Leave the connections that tasks are sent over to the parent as well."""
+        forks.keep(*disown_pools(self.app))
 
     @property
     def is_async(self) -> bool:
@@ -110,6 +120,7 @@ class DrainedBackendMixin:
 
         :param timeout: seconds; 0 or less: look once whether it is there.
         :param interval: seconds between two calls of *on_interval*, default 0.5.
+        :raises ValueError: where one of them is not a number.
         """
         self._ensure_not_eager()
         ticks = _ticks(on_interval)
@@ -127,10 +138,11 @@ class DrainedBackendMixin:
 
     def _wait_for_end(self, result: Any, timeout: float | None) -> None:
         """Wait for nothing but that: what most calls come to, and thousands at once."""
+        until = deadline(timeout)  # refused before anything is registered
         pending, wait = self.pending(result), Wait(self.result_consumer)
         try:
             wait.add(pending)
-            wait.next(None if timeout is None else time.monotonic() + timeout)
+            wait.next(until)
         finally:
             wait.close()
         if pending.error is not None:
@@ -214,8 +226,8 @@ class _Waiting:
         on_message: Callable[[dict[str, Any]], object] | None,
     ) -> None:
         self._backend = backend
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._pause = (interval or 0.5) if ticks else None
+        self._deadline = deadline(timeout)
+        self._pause = _interval(interval) if ticks else None
         self._ticks = ticks
         self._on_message = on_message
         self._wait = Wait(backend.result_consumer, messages=on_message is not None)
@@ -294,6 +306,16 @@ def _follows(on_interval: Any) -> bool:
     ``AsyncResult.get()`` says so by giving its promise a function of its own.
     """
     return getattr(on_interval, "fun", None) is not None
+
+
+def _interval(interval: float | None) -> float:
+    """Seconds between two calls of ``on_interval``.
+
+    :raises ValueError: where it is not a number.
+    """
+    if interval is not None and math.isnan(interval):
+        raise ValueError(f"interval = {interval!r}: expected a number of seconds, or None.")
+    return interval or INTERVAL
 
 
 def _ticks(on_interval: Any) -> list[Callable[[], object]]:

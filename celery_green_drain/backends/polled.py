@@ -6,6 +6,7 @@ They are made from Celery's own classes, and from those of other packages, by on
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -51,8 +52,8 @@ class PolledBackendMixin(DrainedBackendMixin):
         """Make what finds the states of many tasks: as the store can best, or *one_by_one*."""
         # The same store without this mixin, as the poller has its own way to make calls.
         store: Any = object.__new__(self.stock)
-        # What fails there is tried again by the drainer.
-        vars(store).update(vars(self), always_retry=False)
+        # What fails there is tried again by the drainer. Who polls keeps no app alive.
+        vars(store).update(vars(self), always_retry=False, app=weakref.proxy(self.app))
         return (OneByOne if one_by_one else self.traits.lookup)(store)
 
     def forget_connections(self) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from queue import Empty
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,10 @@ import redis
 import redis.sentinel
 from celery.backends import redis as stock
 
+from .. import drainers
 from ..consumers.decoding import decode
 from ..consumers.redis import RedisResultConsumer
+from ..drainers.slots import PATIENCE, Slots
 from .base import DrainedBackendMixin
 
 __all__ = ("RedisBackend", "SentinelBackend")
@@ -19,6 +22,27 @@ __all__ = ("RedisBackend", "SentinelBackend")
 #: Connections for single commands (``state``, ``forget()``, chords), unless
 #: ``redis_max_connections`` says otherwise. Who finds none free waits for one.
 MAX_CONNECTIONS = 10
+
+
+class FreeConnections(Slots):
+    """The connections of a blocking pool of redis-py that nobody uses."""
+
+    def __init__(self, maxsize: int) -> None:
+        # Asked each time, as the process may be patched after this.
+        super().__init__(maxsize, lambda: drainers.fitting().own_signal())
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        try:
+            return super().get(block, timeout)
+        except Empty:
+            raise redis.ConnectionError(
+                f"None of {self.maxsize} connections to Redis for single commands has become free "
+                f"within {timeout or 0:g} s: raise redis_max_connections, or ask less at once."
+            ) from None
+
+
+#: How redis-py's blocking pool waits for a free connection.
+WAITING = {"timeout": PATIENCE, "queue_class": FreeConnections}
 
 
 class RedisBackend(DrainedBackendMixin, stock.RedisBackend):  # type: ignore[misc]
@@ -29,7 +53,7 @@ class RedisBackend(DrainedBackendMixin, stock.RedisBackend):  # type: ignore[mis
 
     @property
     def ConnectionPool(self) -> Any:
-        return self._ConnectionPool or partial(redis.BlockingConnectionPool, timeout=None)
+        return self._ConnectionPool or partial(redis.BlockingConnectionPool, **WAITING)
 
     @property
     def client(self) -> Any:
@@ -69,7 +93,7 @@ class Sentinel(redis.sentinel.Sentinel):  # type: ignore[misc]
     """Makes such pools."""
 
     def master_for(self, service_name: str, *args: Any, **kwargs: Any) -> Any:
-        kwargs.update(connection_pool_class=BlockingSentinelPool, timeout=None)
+        kwargs.update(connection_pool_class=BlockingSentinelPool, **WAITING)
         return super().master_for(service_name, *args, **kwargs)
 
 

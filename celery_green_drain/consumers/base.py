@@ -20,6 +20,7 @@ from ..drainers.mailbox import Mailbox
 from ..errors import DrainerStopped, ResultNeverCame
 from ..figures import Figures, Statistics
 from ..pending import Meta, PendingResult, PendingTable, Wait
+from ..quoting import one_line, quoted
 from ..settings import Settings
 
 __all__ = ("ResultConsumer",)
@@ -80,7 +81,8 @@ class ResultConsumer(Drained):
     def drainer(self) -> Drainer:
         """The drainer, chosen when it is first needed: the process may be patched by then."""
         if not self._chosen:
-            drainer = drainers.choose(self.settings.drainer or "auto")(self)
+            settings = self.settings
+            drainer = drainers.choose(settings.drainer or "auto", settings.name_of("drainer"))(self)
             # Two threads may choose at once, and setdefault() keeps one of theirs.
             self._chosen.setdefault("drainer", drainer)
         return self._chosen["drainer"]
@@ -233,8 +235,8 @@ class ResultConsumer(Drained):
         self.figures.given_up += len(overdue)
         for pending in overdue:
             error = ResultNeverCame(
-                f"No result of task {pending.task_id} has come within result_expires, which "
-                f"is {expires:g} s: the task was not run, or its result got lost."
+                f"No result of task {quoted(pending.task_id)} has come within result_expires, "
+                f"which is {expires:g} s: the task was not run, or its result got lost."
             )
             pending.fail(error)
             self.tell(signals.result_given_up, task_id=pending.task_id, exception=error)
@@ -244,7 +246,7 @@ class ResultConsumer(Drained):
                 "first one that of task %s. Their callbacks are given up.",
                 len(overdue),
                 expires,
-                overdue[0].task_id,
+                quoted(overdue[0].task_id),
             )
 
     def on_wanted(self, task_id: str) -> None:
@@ -270,9 +272,7 @@ class ResultConsumer(Drained):
     def cannot_read(self, task_id: str, exc: Exception) -> None:
         """Count and log what has come for *task_id*."""
         self.figures.unreadable += 1
-        # Cut short, as a decoder's message may hold all of what it could not read.
-        text = f"{type(exc).__name__}: {exc}"
-        logger.error("The result of task %s cannot be read: %.200s", task_id, text)
+        logger.error("The result of task %s cannot be read: %s", quoted(task_id), one_line(exc))
 
     # -- the ends of things
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..errors import ResultEvicted
+from ..quoting import quoted
 from .decoding import loads
 
 __all__ = ("Buffer", "Payload")
@@ -44,7 +45,7 @@ class Buffer:
 
     The drain loop writes. Anybody may :meth:`get`, :meth:`note_asked`, :meth:`begin` and
     :meth:`forget`, in any thread: so what moves is put in its new place before it is taken from
-    the old one.
+    the old one, and the loop alone counts.
 
     :param limit: how many are kept that nobody has got. The oldest go first.
     """
@@ -55,7 +56,11 @@ class Buffer:
         #: Those of them whose state somebody has seen.
         self._asked: set[str] = set()
         self._read: OrderedDict[str, Payload] = OrderedDict()
-        self._read_size = 0
+        #: Bytes of each of these, and of all, as far as the loop knows.
+        self._sizes: dict[str, int] = {}
+        self._size = 0
+        #: Those that were forgotten since the loop looked.
+        self._forgotten: deque[str] = deque()
         #: Last states that were dropped although nobody had asked for them.
         self.evictions = 0
         self._reported = 0
@@ -75,9 +80,9 @@ class Buffer:
         payload = self._unread.get(task_id) or self._read.get(task_id)
         if payload is None and hash(task_id) in self._evicted:
             raise ResultEvicted(
-                f"The result of task {task_id} has come, and is no longer kept, as many have "
-                "come after it. Ask sooner, raise result_drainer_buffer, or set ignore_result for "
-                "tasks whose results nobody reads."
+                f"The result of task {quoted(task_id)} has come, and is no longer kept, as many "
+                "have come after it. Ask sooner, raise result_drainer_buffer, or set "
+                "ignore_result for tasks whose results nobody reads."
             )
         return payload
 
@@ -85,6 +90,8 @@ class Buffer:
         """Somebody has seen the state of this task, and may still want the result."""
         if task_id in self._unread:
             self._asked.add(task_id)
+            if task_id not in self._unread:  # taken just now, and with it nothing
+                self._asked.discard(task_id)
 
     def begin(self, task_id: str) -> None:
         """A task of this id is sent: what another one of the same id has left is not its own."""
@@ -94,7 +101,8 @@ class Buffer:
     def forget(self, task_id: str) -> None:
         """Nobody will ask for it."""
         self._take_unread(task_id)
-        self._take_read(task_id)
+        if self._read.pop(task_id, None) is not None:
+            self._forgotten.append(task_id)
 
     # -- for the drain loop
 
@@ -124,28 +132,33 @@ class Buffer:
             self._take_unread(task_id)
 
     def _put_read(self, task_id: str, payload: Payload) -> None:
-        before = self._read.get(task_id)
         self._read[task_id] = payload
-        self._read_size += len(payload.body) - (len(before.body) if before else 0)
+        self._count(task_id, len(payload.body))
+        while self._forgotten:
+            forgotten = self._forgotten.popleft()
+            if forgotten not in self._read:  # nor put here again since
+                self._count(forgotten, 0)
         # The newest stays, however large: who has seen that it is ready gets it next.
-        while len(self._read) > 1 and (
-            self._read_size > READ_SIZE or len(self._read) > self._limit
-        ):
-            oldest, dropped = self._read.popitem(last=False)
-            self._read_size -= len(dropped.body)
-            self._remember(oldest, dropped)
+        while len(self._read) > 1 and (self._size > READ_SIZE or len(self._read) > self._limit):
+            with suppress(KeyError):  # all forgotten just now
+                oldest, dropped = self._read.popitem(last=False)
+                self._count(oldest, 0)
+                self._remember(oldest, dropped)
 
-    def _take_read(self, task_id: str) -> None:
-        payload = self._read.pop(task_id, None)
-        if payload is not None:
-            self._read_size -= len(payload.body)
+    def _count(self, task_id: str, size: int) -> None:
+        self._size += size - self._sizes.pop(task_id, 0)
+        if size:
+            self._sizes[task_id] = size
 
     def _take_unread(self, task_id: str) -> None:
         self._unread.pop(task_id, None)
         self._asked.discard(task_id)
 
     def _evict(self) -> None:
-        task_id, payload = self._unread.popitem(last=False)
+        try:
+            task_id, payload = self._unread.popitem(last=False)
+        except KeyError:
+            return  # all forgotten just now
         self._remember(task_id, payload)
         if task_id in self._asked:
             self._asked.discard(task_id)
@@ -169,7 +182,7 @@ class Buffer:
                 "task %s: more than %d had come. See result_drainer_buffer.",
                 self.evictions - self._reported,
                 self.evictions,
-                task_id,
+                quoted(task_id),
                 self._limit,
             )
             self._reported, self._reported_at = self.evictions, now

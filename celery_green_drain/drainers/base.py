@@ -106,7 +106,7 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
             self._life = Life.RUNNING
             self._ended = self._broadcast()
             try:
-                self.loop = self.spawn(self.run)
+                self.loop = self.spawn_apart(self.run)
             except BaseException:
                 self._life = Life.IDLE
                 raise

@@ -19,7 +19,8 @@ class CallbackRunner:
     greenlet is on its way, and as greenlets run only while others wait, it comes to its turn where
     this one has to wait, and finds nothing to do otherwise.
 
-    :param spawn: starts a greenlet, which must not run before the caller waits.
+    :param spawn: starts a greenlet, which must not run before the caller waits, and returns it.
+        Its ``link()`` tells of its end.
     """
 
     def __init__(self, spawn: Callable[..., Any]) -> None:
@@ -34,9 +35,15 @@ class CallbackRunner:
         self._relieve()
 
     def _relieve(self) -> None:
-        # One that somebody kills before it runs is replaced.
         if self._calls and (self._next is None or self._next.dead):
             self._next = self._spawn(self._work)
+            self._next.link(self._ended)
+
+    def _ended(self, greenlet: Any) -> None:
+        # Killed before it ran, as by something that kills all greenlets there are.
+        if greenlet is self._next:
+            self._next = None
+            self._relieve()
 
     def _work(self) -> None:
         self._next = None

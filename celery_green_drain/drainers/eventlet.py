@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import selectors
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -17,7 +16,8 @@ from eventlet.green.selectors import SelectSelector
 
 from .base import TURN, Drainer
 from .callbacks import CallbackRunner
-from .library import Lanes, Outcome, Signal
+from .library import Lanes, Outcome, Signal, in_context
+from .patching import obstacle
 from .thread import ThreadSignal
 
 __all__ = ("EventletDrainer",)
@@ -39,13 +39,7 @@ class EventletDrainer(Drainer):
 
     @classmethod
     def problem(cls) -> str | None:
-        patched = sys.modules.get("eventlet.patcher")
-        if patched is not None and patched.is_monkey_patched("socket"):
-            return None
-        return (
-            "this process is not patched by eventlet: call eventlet.monkey_patch() before "
-            "anything else is imported"
-        )
+        return obstacle("eventlet")
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._callbacks.call(function, *args)
@@ -60,10 +54,11 @@ class EventletDrainer(Drainer):
         return spawned is not None and not spawned.dead
 
     def signal(self) -> Signal:
-        if self.is_local():
-            return EventletSignal()
-        # A hub cannot be woken from another thread, so that one waits natively.
-        return ThreadSignal(_native.Lock())
+        return EventletSignal() if self.is_local() else _native_signal()
+
+    @classmethod
+    def own_signal(cls) -> Signal:
+        return EventletSignal() if _in_main_thread() else _native_signal()
 
     def sleep(self, seconds: float) -> None:
         eventlet.sleep(seconds)
@@ -81,7 +76,8 @@ class EventletDrainer(Drainer):
         def call(function: Callable[..., Any], *args: Any) -> Any:
             if not _in_main_thread():
                 return function(*args)  # in a native thread already
-            return lanes(_in_thread, function, args).get()
+            outcome: Outcome = lanes(_in_thread, in_context(function, args))
+            return outcome.get()
 
         return call
 
@@ -100,24 +96,29 @@ class EventletDrainer(Drainer):
         self._hub = hubs.get_hub()
 
 
+def _native_signal() -> Signal:
+    # A hub cannot be woken from another thread, so that one waits natively.
+    return ThreadSignal(_native.Lock())
+
+
 def _in_main_thread() -> bool:
     # By the idents: in a forked child, with eventlet < 0.40.1, the current thread has no object.
     ident: int = _native.main_thread().ident
     return bool(_native.get_ident() == ident)
 
 
-def _in_thread(function: Callable[..., Any], args: tuple[Any, ...]) -> Outcome:
+def _in_thread(function: Callable[[], Outcome]) -> Outcome:
     # Not eventlet's tpool: after a fork its loop runs in the child too, and takes from the parent
     # what the threads there have to tell.
     outcomes: list[Outcome] = []
     receiver, sender = _native_socket.socketpair()
 
     def run() -> None:
-        outcomes.append(Outcome(function, args))
+        outcomes.append(function())
         sender.close()
 
     with closing(receiver):
-        _native.Thread(target=run, daemon=True).start()
+        _native.Thread(target=run, daemon=True, name="celery_green_drain store").start()
         while not outcomes:
             # In turns, as a child that is done with its copy of the hub makes this one deaf.
             select([receiver], [], [], TURN)
@@ -137,12 +138,27 @@ class EventletSignal:
         if self.ready:
             return
         self.ready = True
-        if self._event is not None:
-            self._event.send()
+        # Another thread cannot wake this one's hub: whoever lets it set this looks by itself.
+        if self._event is not None and _in_main_thread():
+            _send(self._event)
 
     def wait(self, timeout: float | None = None) -> bool:
         if self.ready:
             return True
-        self._event = Event()
-        self._event.wait(timeout)
+        self._event = event = Event()
+        if timeout is None:
+            event.wait()
+            return self.ready
+        # Not the event's own timer, which keeps a green thread that is killed here, with all that
+        # it holds, until the time is up.
+        timer = hubs.get_hub().schedule_call_global(timeout, _send, event)
+        try:
+            event.wait()
+        finally:
+            timer.cancel()
         return self.ready
+
+
+def _send(event: Event) -> None:
+    if not event.ready():
+        event.send()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import selectors
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,8 @@ from gevent.threadpool import ThreadPool
 
 from .base import Drainer
 from .callbacks import CallbackRunner
-from .library import Lanes, Outcome
+from .library import Lanes, Outcome, in_context
+from .patching import obstacle
 
 __all__ = ("GeventDrainer",)
 
@@ -37,13 +37,7 @@ class GeventDrainer(Drainer):
 
     @classmethod
     def problem(cls) -> str | None:
-        monkey = sys.modules.get("gevent.monkey")
-        if monkey is not None and monkey.is_module_patched("socket"):
-            return None
-        return (
-            "this process is not patched by gevent: call gevent.monkey.patch_all() before "
-            "anything else is imported (gunicorn -k gevent does)"
-        )
+        return obstacle("gevent")
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._callbacks.call(function, *args)
@@ -60,6 +54,10 @@ class GeventDrainer(Drainer):
         return spawned is not None and not getattr(spawned, "dead", False)
 
     def signal(self) -> GeventSignal:
+        return self.own_signal()
+
+    @classmethod
+    def own_signal(cls) -> GeventSignal:
         return GeventSignal()
 
     def sleep(self, seconds: float) -> None:
@@ -70,16 +68,19 @@ class GeventDrainer(Drainer):
 
     @classmethod
     def lanes(cls, limit: int, native: bool = False) -> Lanes:
+        lanes = super().lanes(limit)
         if not native:
-            return super().lanes(limit)
+            return lanes
         pools: list[ThreadPool] = []
 
         def call(function: Callable[..., Any], *args: Any) -> Any:
             if not get_hub().main_hub:
                 return function(*args)  # in a native thread already
             if not pools:
-                pools.append(ThreadPool(limit, idle_task_timeout=IDLE))
-            return pools[0].apply(Outcome, (function, args)).get()
+                # Larger than what is let in, as a call goes on whose caller was killed.
+                pools.append(ThreadPool(2 * limit, idle_task_timeout=IDLE))
+            outcome: Outcome = lanes(pools[0].apply, in_context(function, args))
+            return outcome.get()
 
         return call
 

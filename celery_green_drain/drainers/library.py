@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import selectors
-import threading
 from collections.abc import Callable
+from functools import partial
+from queue import Empty
 from typing import Any, ClassVar, Protocol
 
-__all__ = ("Lanes", "Library", "Outcome", "Signal")
+from .slots import PATIENCE, Slots
+
+__all__ = ("Lanes", "Library", "Outcome", "Signal", "in_context")
 
 #: What :meth:`Library.lanes` returns.
 Lanes = Callable[..., Any]
@@ -63,6 +67,13 @@ class Library:
         """Run ``function(*args)`` beside the caller, in the drainer's own thread."""
         raise NotImplementedError("subclass responsibility")
 
+    def spawn_apart(self, function: Callable[..., object], *args: Any) -> object:
+        """The same for what serves everybody: not in the context of who happens to be the first.
+
+        Otherwise the loop would be part of the trace of the first request, for ever.
+        """
+        return contextvars.Context().run(self.spawn, function, *args)
+
     def lives(self, spawned: Any) -> bool:
         """Whether what :meth:`spawn` made runs, or will. One that is killed first never does."""
         return True
@@ -94,15 +105,41 @@ class Library:
         raise NotImplementedError("subclass responsibility")
 
     @classmethod
+    def own_signal(cls) -> Signal:
+        """The same, where there is no drainer: to be set by callers of the same library."""
+        raise NotImplementedError("subclass responsibility")
+
+    @classmethod
     def lanes(cls, limit: int, native: bool = False) -> Lanes:
         """Return ``call(function, *args)``, which calls *limit* functions at a time at most.
 
         :param native: in native threads, for what would block all greenlets of the process.
+
+        Who has not had its turn after :data:`PATIENCE` seconds gets a :exc:`TimeoutError`.
         """
-        free = threading.BoundedSemaphore(limit)
+        free = Slots(limit, cls.own_signal)
+        for lane in range(limit):
+            free.put_nowait(lane)
 
         def call(function: Callable[..., Any], *args: Any) -> Any:
-            with free:
+            try:
+                lane = free.get(timeout=PATIENCE)
+            except Empty:
+                raise TimeoutError(
+                    f"None of {limit} calls to the result store has ended within {PATIENCE:g} s, "
+                    "so this one cannot be made: it is overloaded, or its driver hangs."
+                ) from None
+            try:
                 return function(*args)
+            finally:
+                free.put_nowait(lane)
 
         return call
+
+
+def in_context(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], Outcome]:
+    """What calls ``function(*args)`` in another thread, as if the caller did.
+
+    Traces, the ids of requests and the like are in its context variables.
+    """
+    return partial(Outcome, contextvars.copy_context().run, (function, *args))

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..quoting import one_line
+
 __all__ = ("Backoff", "Outage")
 
 logger = logging.getLogger(__name__)
@@ -76,9 +78,7 @@ class Outage:
             self._lost_at = now
         self.failures += 1
         self._back_at = None
-        # A line break would let a server write lines of its own into the log.
-        text = str(exc).partition("\n")[0]
-        self.error = f"{type(exc).__name__}: {text}"
+        self.error = one_line(exc)
         kind, first = type(exc).__name__, not self._kinds
         soon = now - self._reported_at < REPORT
         if kind in self._kinds or (expected and not refused and not first and soon):

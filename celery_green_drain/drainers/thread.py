@@ -27,7 +27,8 @@ class ThreadDrainer(Drainer):
 
     def spawn(self, function: Callable[..., object], *args: Any) -> object:
         # A daemon, so that neither the loop nor a callback that hangs keeps the process alive.
-        thread = threading.Thread(target=function, args=args, daemon=True)
+        name = f"celery_green_drain {getattr(function, '__qualname__', function)}"
+        thread = threading.Thread(target=function, args=args, daemon=True, name=name)
         thread.start()
         return thread
 
@@ -35,6 +36,10 @@ class ThreadDrainer(Drainer):
         return spawned is not None and spawned.is_alive()
 
     def signal(self) -> ThreadSignal:
+        return self.own_signal()
+
+    @classmethod
+    def own_signal(cls) -> ThreadSignal:
         return ThreadSignal(threading.Lock())
 
     def sleep(self, seconds: float) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+
+from ..drainers.patching import is_patched, patchers
 
 __all__ = ("installed", "patched_by", "versions")
 
@@ -16,8 +16,11 @@ DISTRIBUTIONS = (
     *("gunicorn", "django", "django-celery-results", "sqlalchemy"),
 )
 
-#: What a green library patches, and what hangs where it does not.
-PATCHED = ("socket", "threading", "queue", "time", "ssl", "select")
+#: Modules of Python that matter here, by the names that each green library has for them.
+PATCHED = {
+    "gevent": ("socket", "ssl", "select", "threading", "queue", "time"),
+    "eventlet": ("socket", "select", "thread", "time"),
+}
 
 
 def installed(distribution: str) -> str | None:
@@ -39,18 +42,7 @@ def versions() -> dict[str, str]:
 
 def patched_by() -> dict[str, list[str]]:
     """Which green libraries have patched this process, and which modules of Python."""
-    patched = {"gevent": _by_gevent, "eventlet": _by_eventlet}
-    found = {name: [module for module in PATCHED if by(module)] for name, by in patched.items()}
-    return {name: modules for name, modules in found.items() if modules}
-
-
-def _by_gevent(module: str) -> bool:
-    monkey: Any = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched(module))
-
-
-def _by_eventlet(module: str) -> bool:
-    patcher: Any = sys.modules.get("eventlet.patcher")
-    # Where it was only imported, its names are those of its groups.
-    names = {"threading": "thread", "queue": "thread", "ssl": "socket"}
-    return patcher is not None and bool(patcher.is_monkey_patched(names.get(module, module)))
+    return {
+        library: [module for module in PATCHED[library] if is_patched(library, module)]
+        for library in patchers()
+    }

@@ -20,8 +20,10 @@ from celery.exceptions import ImproperlyConfigured
 from ..addresses import broker_address, result_address
 from ..backends.base import DrainedBackendMixin
 from ..consumers.base import ResultConsumer
+from ..drainers.patching import trouble
 from ..figures import Statistics
 from ..pending import Entry
+from ..quoting import quoted
 from ..settings import Settings
 from .process import patched_by, versions
 
@@ -45,7 +47,7 @@ def statistics(app: Any) -> Statistics:
 def consumer_of(app: Any) -> ResultConsumer | None:
     """What drains the results of *app*; None: nothing of this package does."""
     # Without the setting each greenlet that looks at app.backend would get another one.
-    if Settings.of(app.conf).drainer is None:
+    if not vars(app).get("_drained_backends") and Settings.of(app.conf).drainer is None:
         return None
     backend = app.backend
     return backend.result_consumer if isinstance(backend, DrainedBackendMixin) else None
@@ -72,6 +74,7 @@ def report(app: Any, limit: int = SHOWN) -> Report:
             "pid": os.getpid(),
             "at": time.time(),
             "patched_by": patched_by(),
+            "trouble": trouble(),
             "app": str(app.main or ""),
         },
         "versions": dict(_versions()),
@@ -79,13 +82,13 @@ def report(app: Any, limit: int = SHOWN) -> Report:
     }
     try:
         consumer, problem = consumer_of(app), None
-        settings = {field.name: _plain(value) for field, value in _values(Settings.of(app.conf))}
+        settings = Settings.of(app.conf) if consumer is None else consumer.settings
     except ImproperlyConfigured as exc:
-        consumer, problem, settings = None, str(exc), {}
+        consumer, problem, settings = None, str(exc), None
     return Report(
         **parts,
         problem=problem,
-        settings=settings,
+        settings={} if settings is None else dict(_values(settings)),
         backend=None if consumer is None else _name(consumer.backend),
         statistics=asdict(Statistics(on=False) if consumer is None else consumer.statistics()),
         pending=[] if consumer is None else list(_pending(consumer, limit)),
@@ -96,8 +99,12 @@ def report(app: Any, limit: int = SHOWN) -> Report:
 _versions = lru_cache(maxsize=1)(versions)
 
 
-def _values(settings: Settings) -> Iterator[tuple[Any, Any]]:
-    return ((field, getattr(settings, field.name)) for field in fields(settings))
+def _values(settings: Settings) -> Iterator[tuple[str, Any]]:
+    return (
+        (field.name, _plain(getattr(settings, field.name)))
+        for field in fields(settings)
+        if field.compare
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -142,6 +149,8 @@ def _page(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"  at           {_moment(process['at'])}, process {process['pid']}"
     patched = (f"{name} ({', '.join(modules)})" for name, modules in process["patched_by"].items())
     yield f"  patched by   {', '.join(patched) or 'nothing'}"
+    if process["trouble"]:
+        yield f"  trouble      {process['trouble']}"
     yield f"  results      {report['addresses']['results']}"
     yield f"  broker       {report['addresses']['broker']}"
     if report["problem"]:
@@ -194,7 +203,7 @@ def _tasks(tasks: list[Mapping[str, Any]], total: int) -> Iterator[str]:
     for task in tasks:
         known = " ".join(filter(None, (task["name"], task["state"])))
         kinds = ", ".join(task["kinds"])
-        yield f"    {task['task_id']}  {task['age']:8.1f} s  {kinds} {known}".rstrip()
+        yield f"    {quoted(task['task_id'])}  {task['age']:8.1f} s  {kinds} {known}".rstrip()
     if total > len(tasks):
         yield f"    and {total - len(tasks)} more"
 

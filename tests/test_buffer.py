@@ -1,0 +1,72 @@
+"""What is kept of a message queue: its accounts, whoever interferes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from celery_green_drain import ResultEvicted
+from celery_green_drain.consumers import buffer
+from celery_green_drain.consumers.buffer import Buffer, Payload
+
+
+class Body(bytes):
+    """A body in whose middle another thread runs: when its size is looked at."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def __len__(self) -> int:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return super().__len__()
+
+
+def payload(body: bytes = b"x" * 1000) -> Payload:
+    return Payload(body, None, None, True)
+
+
+@pytest.mark.parametrize("forgotten", [["a"], ["b"], ["a", "b"]])
+def test_what_is_forgotten_in_the_middle_is_counted_once(forgotten: list[str]) -> None:
+    kept = Buffer(10)
+    kept.put("a", payload(), read=True)
+    body = Body(b"x" * 1000)
+    body.meanwhile = lambda: [kept.forget(task_id) for task_id in forgotten]
+    kept.put("b", payload(body), read=True)
+    for task_id in "ab":
+        kept.forget(task_id)
+    kept.put("c", payload(b"x"), read=True)
+    assert kept._size == 1
+
+
+def test_sizes_follow_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffer, "READ_SIZE", 5000)
+    kept = Buffer(10)
+    for number in range(20):
+        kept.put(str(number), payload(), read=True)
+        kept.put(str(number), payload(b"x" * 500), read=True)  # sent again
+        if number % 3 == 0:
+            kept.forget(str(number))
+    assert kept._size == sum(len(one.body) for one in kept._read.values()) <= 5000
+    with pytest.raises(ResultEvicted):
+        kept.get("1")
+    assert kept.get("19")
+
+
+def test_a_look_at_what_is_just_taken_leaves_nothing() -> None:
+    kept = Buffer(10)
+    kept.put("a", payload(), read=False)
+
+    class Unread(dict[str, Any]):
+        """From which the loop takes what somebody has just seen."""
+
+        def __contains__(self, task_id: object) -> bool:
+            found = super().__contains__(task_id)
+            self.clear()
+            return found
+
+    kept._unread = Unread(kept._unread)  # type: ignore[assignment]
+    kept.note_asked("a")
+    assert not kept._asked
