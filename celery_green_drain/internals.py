@@ -8,7 +8,7 @@ from typing import Any
 from celery.result import ResultSet
 from kombu import pools
 
-__all__ = ("as_text", "disown_pools", "known", "leaves", "make_known")
+__all__ = ("as_text", "disown_pools", "known", "learn", "leaves", "make_known")
 
 
 def as_text(task_id: Any) -> str:
@@ -37,6 +37,14 @@ def disown_pools(app: Any) -> list[object]:
 def known(result: Any) -> Any:
     """The last state of an ``AsyncResult``, if it knows it; None: the task has not ended so far."""
     return result._cache
+
+
+def learn(result: Any, meta: dict[str, Any]) -> None:
+    """Have an ``AsyncResult`` keep its last state, and tell nobody.
+
+    :raises Exception: where it cannot be read, as one with children that are none.
+    """
+    result._set_cache(result.backend.meta_from_decoded(meta))
 
 
 def make_known(result: Any, meta: dict[str, Any]) -> None:

@@ -10,16 +10,17 @@ import logging
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Optional, Protocol
 
 from celery import states
 from celery.exceptions import TimeoutError
 from vine.abstract import Thenable
 
+from .copies import Own, own_error, same_state, snapshot
 from .drainers.base import Drainer
 from .figures import Figures
-from .internals import as_text, known, make_known
+from .internals import as_text, known, learn
 from .promises import Loop, Promise, failure
 from .quoting import quoted
 
@@ -38,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 #: What a store keeps of a task: ``task_id``, ``status``, ``result``, ``traceback``, …
 Meta = dict[str, Any]
+
+#: Reads a state, anew each time: who gets it may change it.
+Read = Callable[[], Meta]
 
 #: In a :data:`Meta` of our own: whether its ``result`` is why the task's own cannot be read.
 UNREADABLE = "unreadable"
@@ -96,7 +100,7 @@ class Wait:
     :param inbox: for what arrives, in place of a deque, which keeps all of it.
     """
 
-    __slots__ = ("_consumer", "_error", "_inbox", "_pending", "_signal", "messages")
+    __slots__ = ("_consumer", "_error", "_inbox", "_pending", "_signal", "_told", "messages")
 
     def __init__(
         self, consumer: Consumer, messages: bool = False, inbox: Inbox | None = None
@@ -106,6 +110,8 @@ class Wait:
         self._inbox: Inbox = deque() if inbox is None else inbox
         self._pending: list[PendingResult] = []
         self._error: Exception | None = None
+        #: What reads the state that was told last.
+        self._told: dict[PendingResult, Read] = {}
         self._signal = consumer.drainer.signal()
 
     def add(self, pending: PendingResult) -> None:
@@ -118,12 +124,22 @@ class Wait:
             # Asked for after the wait is listed, so that no drop under way overlooks it.
             self._consumer.want(pending, self)
 
+    def tell(self, pending: PendingResult, read: Read, own: Read) -> None:
+        """Put a state, once: who joins while it is handed over would be told again.
+
+        :param read: what reads it.
+        :param own: what gives the one that this wait may keep.
+        """
+        if self._told.get(pending) is not read:
+            self._told[pending] = read
+            self.put(pending, own())
+
     def put(self, pending: PendingResult, meta: Meta | None) -> None:
         self._inbox.append((pending, meta))
         self._signal.set()
 
     def interrupt(self, error: Exception) -> None:
-        """End the wait with *error*."""
+        """End the wait with a copy of *error*."""
         self._error = error
         self._signal.set()
 
@@ -138,7 +154,7 @@ class Wait:
             if self._inbox:
                 return self._inbox.popleft()
             if self._error is not None:
-                raise self._error
+                raise own_error(self._error)
             if self._signal.ready:
                 # The new one is in place before the inbox is looked at again: what comes
                 # from now on is seen there, or sets it.
@@ -223,25 +239,46 @@ class PendingResult(Promise):
         if not self.ready:
             self._finish(result)
 
-    def resolve(self, meta: Meta) -> None:
-        """The result has come, with the last state *meta*."""
+    def resolve(self, own: Read) -> None:
+        """The result has come.
+
+        :param own: gives its last state, to keep.
+        """
         result = self._ref()
         if result is None or self.ready:
             return
         try:
-            make_known(result, meta)
+            told = self._tell_last(own)
+            # A copy, as reading a result rebuilds its children in place.
+            learn(result, own() if told is None else dict(told))
         except Exception as exc:
             # Such as children that are none, or an exception class that is refused.
             self.consumer.cannot_read(self.task_id, exc)
             self.fail(exc)
-        if not self.ready:  # on_ready is another promise by now
-            self._finish(result)
+            return
+        self(result)
+        if result.on_ready is not self:  # somebody has put another promise in its place
+            self.loop.call(result.on_ready, result)
+
+    def _tell_last(self, own: Read) -> Meta | None:
+        """Tell the last state to all that want each; return what one of them got, if any did."""
+        told = None
+        for wait in snapshot(self.waits):
+            if wait.messages:
+                told = own()
+                wait.put(self, told)
+        return told
 
     def fail(self, error: Exception) -> None:
         """The result cannot be read, or will never come."""
         if not self.ready:
-            self.error = error
+            self.error = own_error(error)
             self._finish(self._ref())
+
+    def check(self) -> None:
+        """:raises Exception: a copy of what has made the result unreadable, if something did."""
+        if self.error is not None:
+            raise own_error(self.error)
 
     @property
     def last(self) -> Meta | None:
@@ -253,7 +290,7 @@ class PendingResult(Promise):
             return {
                 "task_id": self.task_id,
                 "status": states.FAILURE,
-                "result": self.error,
+                "result": own_error(self.error),
                 UNREADABLE: True,
             }
         result = self._ref()
@@ -263,7 +300,7 @@ class PendingResult(Promise):
     def _finish(self, result: Any) -> None:
         self.ready = True  # before the lists are read: who adds to them looks at it afterwards
         self._keep = None
-        for wait in tuple(self.waits):
+        for wait in snapshot(self.waits):
             wait.put(self, None)
         self._call_all(result)
         if self.listed:
@@ -279,28 +316,38 @@ class PendingResult(Promise):
 class Entry:
     """All that is known of one task id."""
 
-    __slots__ = ("latest", "pending", "since", "stored")
+    __slots__ = ("latest", "pending", "pristine", "since", "stored")
 
     def __init__(self) -> None:
         #: Since when it is waited for, by the monotonic clock.
         self.since = time.monotonic()
         #: An ordered set.
         self.pending: dict[PendingResult, None] = {}
-        #: The latest state before the last.
-        self.latest: Meta | None = None
+        #: Reads the latest state before the last; None: there was none.
+        self.latest: Read | None = None
+        #: That state, where nobody has it who may change it.
+        self.pristine: Meta | None = None
         #: Whether the store may know better: it was read from there and its message may be on
         #: the way still, or messages may have been lost.
         self.stored = False
 
-    def notify(self, meta: Meta) -> bool:
-        """Tell those who want each state; return whether there are any."""
-        told = False
+    def is_latest(self, meta: Meta) -> bool:
+        """Whether *meta* says what the latest state says."""
+        if self.latest is None:
+            return False
+        same = same_state(meta, self.latest() if self.pristine is None else self.pristine)
+        if same:
+            self.pristine = meta
+        return same
+
+    def notify(self, meta: Meta, read: Read) -> None:
+        """Tell a new state to those who want each."""
+        self.latest, own = read, Own(meta, read)
         for pending in self.pending:
-            for wait in tuple(pending.waits):
+            for wait in snapshot(pending.waits):
                 if wait.messages:
-                    wait.put(pending, meta)
-                    told = True
-        return told
+                    wait.tell(pending, read, own)
+        self.pristine = own.unused
 
 
 class PendingTable:
@@ -331,15 +378,16 @@ class PendingTable:
         if entry is None:
             entry = self._entries[pending.task_id] = Entry()
         if entry.latest is not None and wait is not None and wait.messages:
-            wait.put(pending, entry.latest)
+            wait.tell(pending, entry.latest, entry.latest)
         entry.pending[pending] = None
         pending.listed = True
         if wait is None:
             self._renew(pending)
         return new
 
-    def copy(self) -> dict[str, Entry]:
-        """All entries as they are now. For everybody: the loop goes on meanwhile."""
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """A copy of all entries. For everybody: the loop goes on meanwhile."""
         return self._entries.copy()
 
     @property
@@ -389,11 +437,12 @@ class PendingTable:
         del self._entries[pending.task_id]
         return True
 
-    def update(self, task_id: str, meta: Meta, stored: bool = False) -> bool:
+    def update(self, task_id: str, meta: Meta, read: Read, stored: bool = False) -> bool:
         """Hand *meta* to all that wait for *task_id*; return whether that was the last state.
 
         Handing over is idempotent: a result that comes again finds nobody.
 
+        :param read: reads it anew, for each further one who waits.
         :param stored: it was read from the store, not sent as a message.
         """
         entry = self._entries.get(task_id)
@@ -402,18 +451,17 @@ class PendingTable:
         if meta["status"] in states.READY_STATES:
             del self._entries[task_id]
             self._figures.result(meta, entry.since)
-            shared = entry.notify(meta) or len(entry.pending) > 1
+            own = Own(meta, read)
             for pending in entry.pending:
                 self._unlist(pending)
-                # A copy for each reader: reading a result rebuilds its children in place.
-                pending.resolve(dict(meta) if shared else meta)
+                pending.resolve(own)
             return True
         if stored and entry.latest is not None and not entry.stored:
             return False  # its message was faster
-        repeated = entry.stored and meta == entry.latest
-        entry.latest, entry.stored = meta, stored
+        repeated = entry.stored and entry.is_latest(meta)
+        entry.stored = stored
         if not repeated:
-            entry.notify(meta)
+            entry.notify(meta, read)
         return False
 
     def doubt(self) -> None:
@@ -423,18 +471,18 @@ class PendingTable:
 
     def fail(self, task_ids: Iterable[str], error: Exception) -> None:
         """Give all that wait for *task_ids* an error in place of the result."""
-        for task_id in list(task_ids):
+        for task_id in snapshot(task_ids):
             entry = self._entries.pop(task_id, None)
             for pending in entry.pending if entry else ():
                 self._unlist(pending)
                 pending.fail(error)
 
     def interrupt(self, error: Exception) -> int:
-        """End all waits with *error*; return how many. Callbacks stay."""
+        """End all waits with a copy of *error*; return how many. Callbacks stay."""
         count = 0
         for entry in self._entries.values():
             for pending in entry.pending:
-                for wait in tuple(pending.waits):
+                for wait in snapshot(pending.waits):
                     wait.interrupt(error)
                     count += 1
         return count

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,6 +26,7 @@ from celery.utils.dispatch import Signal
 from vine import barrier, promise
 from vine.abstract import Thenable
 
+from .copies import own_error
 from .django import close_old_connections
 from .errors import ResultNeverCame
 from .figures import Figures
@@ -53,14 +55,15 @@ class Loop(Protocol):
 
 
 class Callback:
-    """A user's callback, with the context that it was given in."""
+    """A user's callback, with the context that it was given in, for the process that gave it."""
 
-    __slots__ = ("_context", "target")
+    __slots__ = ("_context", "_pid", "target")
 
     def __init__(self, target: Any) -> None:
         #: A vine promise, or another thenable of the user's.
         self.target = target
         self._context = contextvars.copy_context()
+        self._pid = os.getpid()
 
     def run(self, loop: Loop, name: str, error: BaseException | None, *args: Any) -> None:
         """Call it with *args*, in this greenlet. What it raises is logged, and reaches nobody else.
@@ -69,6 +72,9 @@ class Callback:
         :param name: what the log calls the result.
         :param error: the exception of a failed task, for ``on_error``.
         """
+        # Greenlets exist in a forked child as well: what is on its way there is its parent's.
+        if os.getpid() != self._pid:
+            return
         raised: BaseException | None = None
         figures = loop.figures
         figures.running.add(self)
@@ -145,7 +151,8 @@ class Promise:
         """Raise the exception of a failed task; callbacks have been told by then."""
         if exc is None:
             exc = _unnamed(self._name(self._ref()), exc)
-        raise exc.with_traceback(tb)
+        # A copy, as this one is in the result, for whoever else asks it.
+        raise own_error(exc).with_traceback(tb)
 
     def cancel(self) -> None:
         """Call nothing any more."""
@@ -178,7 +185,8 @@ class Promise:
             return
         error = self._error(result)
         for callback in _taken(self._callbacks):
-            self.loop.call(callback.run, self.loop, self._name(result), error, result)
+            own = None if error is None else own_error(error)
+            self.loop.call(callback.run, self.loop, self._name(result), own, result)
 
     def _error(self, result: Any) -> BaseException | None:
         raise NotImplementedError("subclass responsibility")

@@ -176,7 +176,6 @@ def _wait_for(
     # Here *results* are kept meanwhile: one that nobody keeps is not told what has come for it.
     until = deadline(timeout)
     wait = Wait(backend.result_consumer, messages=True, inbox=Newest())
-    latest: dict[PendingResult, Meta] = {}
     try:
         for result in results:
             wait.add(backend.pending(result))
@@ -186,9 +185,7 @@ def _wait_for(
                 yield None
                 continue
             pending, meta = arrival
-            # Who joins while a state is handed over is given that one twice.
-            if meta is not None and meta is not latest.get(pending):
-                latest[pending] = meta
+            if meta is not None:
                 yield pending.task_id, meta
     finally:
         wait.close()

@@ -19,6 +19,7 @@ from celery.contrib.testing.worker import start_worker
 
 from . import tls_proxy
 from .green import DRAINER, MODE, limit, wait_until
+from .ownership import watch_the_table
 from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
 from .servers import Process, RedisServer, Worker, free_port
@@ -66,6 +67,20 @@ def pytest_runtest_teardown() -> Iterator[None]:
 
 def pytest_report_header() -> str:
     return f"mode: {MODE}"
+
+
+@pytest.fixture(scope="session")
+def strangers() -> Iterator[list[str]]:
+    """Where others than a drain loop have changed a table of pending results."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield watch_the_table(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _the_loop_alone_touches_the_table(strangers: list[str]) -> Iterator[None]:
+    yield
+    found, strangers[:] = "\n\n".join(strangers), []
+    assert not found, f"Others than a drain loop have changed its table:\n{found}"
 
 
 @pytest.fixture(scope="session")

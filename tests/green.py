@@ -41,13 +41,13 @@ def spawn(function: Callable[..., Any], *args: Any) -> Any:
     return thread
 
 
-def spawn_get(result: Any, timeout: float = 60) -> list[Any]:
+def spawn_get(result: Any, timeout: float = 60, **options: Any) -> list[Any]:
     """Wait for *result* beside the test; the list gets its value, or the error."""
     outcome: list[Any] = []
 
     def get() -> None:
         try:
-            outcome.append(result.get(timeout=timeout))
+            outcome.append(result.get(timeout=timeout, **options))
         except Exception as exc:
             outcome.append(exc)
 
@@ -153,15 +153,21 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = 20) -> 
 
 def drain_loops(green: bool = GREEN) -> int:
     """How many drain loops run in this process, in greenlets and threads, by their stacks."""
-    frames: list[Any] = list(sys._current_frames().values())
-    if green:
-        import greenlet
+    threads = sum(_drains(frame) for frame in sys._current_frames().values())
+    return threads + (len(loop_greenlets()) if green else 0)
 
-        greenlets = [
-            thing for thing in gc.get_objects() if issubclass(type(thing), greenlet.greenlet)
-        ]
-        frames += [thing.gr_frame for thing in greenlets]
-    return sum(_runs(frame, Drainer.run.__code__) for frame in frames)
+
+def loop_greenlets() -> list[Any]:
+    """The greenlets in which drain loops run, but for the one that asks."""
+    import greenlet
+
+    # The type, as something else may stand in for an object and have another class.
+    things = [thing for thing in gc.get_objects() if issubclass(type(thing), greenlet.greenlet)]
+    return [thing for thing in things if _drains(thing.gr_frame)]
+
+
+def _drains(frame: Any) -> bool:
+    return _runs(frame, Drainer.run.__code__)
 
 
 def _runs(frame: Any, code: Any) -> bool:

@@ -173,6 +173,10 @@ class RedisServer:
         return sum(int(client["sub"]) for client in self.clients(name))
 
 
+#: What runs workers: another one than the tests' where versions are mixed, see ``scripts/matrix``.
+WORKER_PYTHON = os.environ.get("TESTS_WORKER_PYTHON") or sys.executable
+
+
 class Worker:
     """A Celery worker: stock, unpatched, in a process of its own.
 
@@ -187,11 +191,15 @@ class Worker:
         pool: str = "threads",
         queue: str = "celery",
         drainer: str = "",
+        concurrency: int = 16,
+        options: tuple[str, ...] = (),
         **environment: str,
     ) -> None:
+        if pool == "prefork":
+            concurrency = 2
         self.process = Process(
-            *(sys.executable, "-m", "celery", "-A", "tests.tasks", "worker"),
-            *("--pool", pool, "--concurrency", "2" if pool == "prefork" else "16"),
+            *(WORKER_PYTHON, "-m", "celery", "-A", "tests.tasks", "worker"),
+            *("--pool", pool, "--concurrency", str(concurrency), *options),
             *("--queues", queue, "--hostname", f"{queue}@%h", "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             TESTS_BROKER=broker,

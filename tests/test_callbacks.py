@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import gc
 import logging
+import os
 import sys
 import threading
 import time
@@ -132,7 +133,7 @@ def test_on_error_of_chained_callbacks(app: Celery, store: Callable[..., str]) -
 def test_a_task_that_ignores_its_result(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
     result = app.tasks["ignored"].delay()
     result.then(print)
-    assert f"Task {result.id} ignores its result" in caplog.text
+    assert f"Task {result.id!r} ignores its result" in caplog.text
     assert app.backend.result_consumer.statistics().drainer is None
 
 
@@ -211,7 +212,7 @@ def test_one_that_calls_exit_ends_nothing(
     store(task_id=task_id)
     wait_until(lambda: calls, "the other callback")
     wait_until(lambda: caplog.text.count("SystemExit") == 2, "the log lines")
-    assert f"A callback of task {task_id} raised." in caplog.text
+    assert f"A callback of task {task_id!r} raised." in caplog.text
     assert app.AsyncResult(store(1)).get(timeout=20) == 1
 
 
@@ -524,8 +525,6 @@ def test_one_that_kills_its_own_greenlet(app: Celery, store: Callable[..., str])
 @stored
 def test_one_that_forks(app: Celery, store: Callable[..., str], results: RedisServer) -> None:
     """The child ends there; the parent's connections are as they were."""
-    import os
-
     ended: list[int] = []
 
     def fork(result: Any) -> None:
@@ -544,6 +543,30 @@ def test_one_that_forks(app: Celery, store: Callable[..., str], results: RedisSe
     store(2, task_id=later.id)
     wait_until(lambda: calls == [later], "the other callback")
     assert app.backend.result_consumer.statistics().connects == 1
+
+
+@stored
+def test_one_behind_one_that_forks(app: Celery, store: Callable[..., str], tmp_path: Path) -> None:
+    """Its greenlet is on its way in the child as well, and calls it in the parent alone."""
+    ended: list[int] = []
+
+    def note(_: Any) -> None:
+        (tmp_path / str(os.getpid())).touch()
+
+    def fork(_: Any) -> None:
+        child = os.fork()
+        if child == 0:
+            time.sleep(0.2)  # others run
+            os._exit(0)
+        ended.append(os.waitpid(child, 0)[1])
+
+    result = app.AsyncResult(uuid())
+    result.then(fork)
+    result.then(note)
+    store(task_id=result.id)
+    wait_until(lambda: ended, "the child's end")
+    wait_until(lambda: list(tmp_path.iterdir()), "the other callback")
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
 
 
 def test_a_thousand_that_never_end(app: Celery, store: Callable[..., str]) -> None:

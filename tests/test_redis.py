@@ -124,20 +124,6 @@ def test_the_pool_is_small_by_default(app: Celery, results: RedisServer) -> None
     assert len(results.clients()) <= 10
 
 
-def test_an_impossible_task_id_is_refused_where_it_is_used(
-    app: Celery, store: Callable[..., str]
-) -> None:
-    assert app.AsyncResult(store(1)).get(timeout=5) == 1
-    for use in (
-        lambda: app.AsyncResult(123).get(timeout=5),
-        lambda: app.AsyncResult(1).then(print),
-    ):
-        with pytest.raises(TypeError):
-            use()
-    assert app.backend.result_consumer.statistics().pending == 0
-    assert app.AsyncResult(store(2)).get(timeout=5) == 2
-
-
 def test_the_store_is_believed_after_an_outage(
     app: Celery, store: Callable[..., str], results: RedisServer
 ) -> None:

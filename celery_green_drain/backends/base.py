@@ -13,6 +13,7 @@ from celery.result import ResultSet
 
 from .. import forks
 from ..consumers.base import ResultConsumer
+from ..context import is_lost, know_running_tasks, without_task
 from ..drainers import check
 from ..internals import disown_pools, known, leaves, make_known
 from ..pending import PendingResult, Wait, deadline
@@ -48,6 +49,7 @@ class DrainedBackendMixin:
         #: Celery keeps one backend for the whole process then, not one a greenlet.
         self.thread_safe = True
         forks.register(self)
+        know_running_tasks()
 
     def after_fork_in_child(self) -> None:
         """Leave the connections that tasks are sent over to the parent as well."""
@@ -60,6 +62,15 @@ class DrainedBackendMixin:
     def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
         """Nothing is sent for a result that nobody reads."""
         return {}
+
+    def store_result(self, task_id: Any, *args: Any, **kwargs: Any) -> Any:
+        """Store a state, as a task does, or what it has started.
+
+        :raises TaskContextError: without an id, where no task is known whose state it is.
+        """
+        if task_id is None and is_lost():
+            raise without_task("update_state()")
+        return super().store_result(task_id, *args, **kwargs)  # type: ignore[misc]
 
     # -- what is pending
 
@@ -145,8 +156,7 @@ class DrainedBackendMixin:
             wait.next(until)
         finally:
             wait.close()
-        if pending.error is not None:
-            raise pending.error
+        pending.check()
 
     def iter_native(
         self,
@@ -262,8 +272,7 @@ class _Waiting:
                 if self._on_message is not None and pending in self.missing:
                     self._on_message(meta)
                 continue
-            if pending.error is not None:
-                raise pending.error
+            pending.check()
             if pending in self._watched:
                 node = self._watched.pop(pending)
                 self._raise_cause(node)

@@ -17,6 +17,7 @@ from kombu.utils.functional import maybe_list
 
 from ..consumers.replies import ReplyQueue
 from ..consumers.rpc import RpcResultConsumer
+from ..context import request_of
 from ..internals import as_text
 from .base import DrainedBackendMixin
 
@@ -76,6 +77,17 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
             # Over another one by now, if that had broken.
             if queue.channel.connection is not None:
                 declared.add(queue.channel.connection)
+
+    def destination_for(self, task_id: Any, request: Any) -> tuple[str | None, str]:
+        """Where the state of a task is to be sent to.
+
+        In what a task has started there is no request, or an empty one, so that of the running
+        task counts.
+        """
+        if getattr(request, "reply_to", None) is None:
+            request = request_of(as_text(task_id)) or request
+        destination: tuple[str | None, str] = super().destination_for(task_id, request)
+        return destination
 
     def get_task_meta(self, task_id: str, backlog_limit: int | None = None) -> dict[str, Any]:
         """The latest state that has come. Asks nobody.

@@ -262,7 +262,7 @@ class ResultConsumer(Drained):
         """
         try:
             meta = decode()
-            last = self.table.update(task_id, meta, stored)
+            last = self.table.update(task_id, meta, decode, stored)
         except Exception as exc:
             self.cannot_read(task_id, exc)
             self.table.fail([task_id], exc)

@@ -15,6 +15,7 @@ from celery.exceptions import SecurityError
 from kombu.exceptions import SerializationError, SerializerNotInstalled
 from kombu.utils.encoding import bytes_to_str
 
+from ..copies import own_value
 from ..django import close_old_connections
 from ..pending import Meta
 
@@ -93,7 +94,7 @@ class OneByOne(Lookup):
                 found.append(unreadable(task_id, exc))
             else:
                 if meta["status"] != states.PENDING:  # which says that there is nothing
-                    found.append((task_id, partial(dict, meta)))
+                    found.append((task_id, partial(own_value, meta)))
         return found
 
 

@@ -18,6 +18,7 @@ from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
 from celery.signals import worker_process_shutdown
 from kombu.exceptions import DecodeError, KombuError
 
+from ..copies import Own
 from ..drainers.base import Drainer
 from ..internals import as_text
 from ..pending import Meta, PendingResult, Wait
@@ -127,9 +128,12 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             return
         task_id, last = meta["task_id"], meta["status"] in self.backend.READY_STATES
         waited_for = task_id in self.table
-        self.buffer.put(task_id, _payload(message, last), read=waited_for)
-        if waited_for:
-            self.deliver(task_id, lambda: self.backend.meta_from_decoded(meta))
+        payload = _payload(message, last)
+        again = bool((message.delivery_info or {}).get("redelivered"))
+        new = self.buffer.put(task_id, payload, read=waited_for, again=again)
+        if waited_for and new:
+            first = Own(meta, lambda: _checked(payload.decode(self.backend.accept)))
+            self.deliver(task_id, lambda: self.backend.meta_from_decoded(first()))
 
     def _receive_unreadable(self, message: Any, exc: Exception) -> None:
         task_id = message.properties.get("correlation_id")
@@ -156,8 +160,8 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         except Exception as exc:
             pending.fail(exc)
         else:
-            self.mailbox.post(self._got, pending.task_id, meta)
-            pending.resolve(meta)
+            self.mailbox.post(self._got, pending.task_id, {"status": meta["status"]})
+            pending.resolve(lambda: meta)
 
     def _got(self, task_id: str, meta: Meta) -> None:
         self.figures.result(meta, time.monotonic())

@@ -121,11 +121,12 @@ def _name_of(value: Any) -> str:
 
 def _pending(consumer: ResultConsumer, limit: int) -> Iterator[dict[str, Any]]:
     now = time.monotonic()
-    for task_id, entry in islice(consumer.table.copy().items(), limit):
+    for task_id, entry in islice(consumer.table.entries.items(), limit):
+        state = entry.pristine or {}
         yield {
             "task_id": task_id,
-            "name": (entry.latest or {}).get("name"),
-            "state": (entry.latest or {}).get("status"),
+            "name": state.get("name"),
+            "state": state.get("status"),
             "age": now - entry.since,
             **_waited_for(entry),
         }

@@ -1,0 +1,1 @@
+"""The tests in environments of other versions. See ``scripts/matrix``."""
