@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Optional, Protocol
 
 from celery import states
-from celery.exceptions import TimeoutError
 from vine.abstract import Thenable
 
 from .copies import Own, own_error, same_state, snapshot
 from .drainers.base import Drainer
 from .figures import Figures
 from .internals import as_text, known, learn
+from .lateness import timed_out
 from .promises import Loop, Promise, failure
 from .quoting import quoted
 
@@ -100,12 +100,22 @@ class Wait:
     :param inbox: for what arrives, in place of a deque, which keeps all of it.
     """
 
-    __slots__ = ("_consumer", "_error", "_inbox", "_pending", "_signal", "_told", "messages")
+    __slots__ = (
+        "_began",
+        "_consumer",
+        "_error",
+        "_inbox",
+        "_pending",
+        "_signal",
+        "_told",
+        "messages",
+    )
 
     def __init__(
         self, consumer: Consumer, messages: bool = False, inbox: Inbox | None = None
     ) -> None:
         self.messages = messages
+        self._began = time.monotonic()
         self._consumer = consumer
         self._inbox: Inbox = deque() if inbox is None else inbox
         self._pending: list[PendingResult] = []
@@ -139,8 +149,9 @@ class Wait:
         self._signal.set()
 
     def interrupt(self, error: Exception) -> None:
-        """End the wait with a copy of *error*."""
-        self._error = error
+        """End the wait with a copy of *error*, unless it was interrupted before."""
+        if self._error is None:
+            self._error = error
         self._signal.set()
 
     def next(self, deadline: float | None = None, tick: float | None = None) -> Arrival | None:
@@ -165,7 +176,7 @@ class Wait:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     self._consumer.timed_out()
-                    raise TimeoutError("The operation timed out.")
+                    raise timed_out(self._consumer, self._pending, time.monotonic() - self._began)
                 rest = left if tick is None else min(left, tick)
             if not self._signal.wait(rest) and rest == tick:
                 return None
@@ -197,6 +208,12 @@ class PendingResult(Promise):
         #: Whether callbacks are not to keep the result alive.
         self.weak = False
         self._served = False
+
+    @property
+    def original_id(self) -> Any:
+        """The task id as its owner has given it."""
+        result = self._ref()
+        return self.task_id if result is None else result.id
 
     @property
     def wanted(self) -> bool:
@@ -316,7 +333,7 @@ class PendingResult(Promise):
 class Entry:
     """All that is known of one task id."""
 
-    __slots__ = ("latest", "pending", "pristine", "since", "stored")
+    __slots__ = ("latest", "pending", "pristine", "since", "status", "stored")
 
     def __init__(self) -> None:
         #: Since when it is waited for, by the monotonic clock.
@@ -327,6 +344,8 @@ class Entry:
         self.latest: Read | None = None
         #: That state, where nobody has it who may change it.
         self.pristine: Meta | None = None
+        #: The name of that state.
+        self.status: str | None = None
         #: Whether the store may know better: it was read from there and its message may be on
         #: the way still, or messages may have been lost.
         self.stored = False
@@ -404,6 +423,11 @@ class PendingTable:
         """How many results are to call back. For everybody."""
         return len(self._since)
 
+    def state(self, task_id: str) -> str | None:
+        """The latest state of a task that has not ended; None: none was seen. For everybody."""
+        entry = self._entries.get(task_id)
+        return None if entry is None else entry.status
+
     def _renew(self, pending: PendingResult) -> None:
         self._since[pending] = time.monotonic()
         self._since.move_to_end(pending)
@@ -459,7 +483,7 @@ class PendingTable:
         if stored and entry.latest is not None and not entry.stored:
             return False  # its message was faster
         repeated = entry.stored and entry.is_latest(meta)
-        entry.stored = stored
+        entry.stored, entry.status = stored, meta["status"]
         if not repeated:
             entry.notify(meta, read)
         return False
@@ -477,12 +501,12 @@ class PendingTable:
                 self._unlist(pending)
                 pending.fail(error)
 
-    def interrupt(self, error: Exception) -> int:
-        """End all waits with a copy of *error*; return how many. Callbacks stay."""
+    def interrupt(self, error: Callable[[str], Exception]) -> int:
+        """End all waits with what *error* makes of a task id; return how many. Callbacks stay."""
         count = 0
         for entry in self._entries.values():
             for pending in entry.pending:
                 for wait in snapshot(pending.waits):
-                    wait.interrupt(error)
+                    wait.interrupt(error(pending.task_id))
                     count += 1
         return count

@@ -16,6 +16,7 @@ from ..consumers.base import ResultConsumer
 from ..context import is_lost, know_running_tasks, without_task
 from ..drainers import check
 from ..internals import disown_pools, known, leaves, make_known
+from ..lateness import not_ready
 from ..pending import PendingResult, Wait, deadline
 from ..promises import failure
 from ..settings import Settings
@@ -97,6 +98,7 @@ class DrainedBackendMixin:
 
     def pending(self, result: Any) -> PendingResult:
         """What *result* has to serve until it is ready."""
+        forks.notice()
         pending = result.on_ready
         if (
             isinstance(pending, PendingResult)
@@ -170,6 +172,7 @@ class DrainedBackendMixin:
     ) -> Iterator[tuple[str, Any]]:
         """Yield ``(id, meta)`` of each member as it arrives; of a nested group, its members."""
         self._ensure_not_eager()
+        forks.notice()
         waited_for = []
         for node in result.results:
             if isinstance(node, ResultSet):
@@ -195,7 +198,7 @@ class DrainedBackendMixin:
 
         :raises celery.exceptions.TimeoutError: where one is not ready.
         """
-        ready = []
+        ready, missing = [], []
         for result in results:
             meta = self.get_task_meta(result.id)
             if on_message is not None:
@@ -203,8 +206,10 @@ class DrainedBackendMixin:
             make_known(result, meta)
             if meta["status"] in states.READY_STATES:
                 ready.append(result)
-        if len(ready) < len(results):
-            raise TimeoutError("The operation timed out.")
+            else:
+                missing.append((result, meta))
+        if missing:
+            raise not_ready(missing)
         return iter(ready)
 
     # -- pickling

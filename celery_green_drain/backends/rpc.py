@@ -15,6 +15,7 @@ from celery.signals import before_task_publish
 from kombu.common import maybe_declare
 from kombu.utils.functional import maybe_list
 
+from .. import forks
 from ..consumers.replies import ReplyQueue
 from ..consumers.rpc import RpcResultConsumer
 from ..context import request_of
@@ -48,11 +49,13 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
     @property
     def oid(self) -> str:
         """The name of the reply queue."""
+        forks.notice()
         return self.result_consumer.queue_name
 
     @property
     def binding(self) -> ReplyQueue:
         """The reply queue."""
+        forks.notice()
         return self.result_consumer.queue()
 
     def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:

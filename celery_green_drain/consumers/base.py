@@ -12,7 +12,7 @@ from typing import Any
 
 from celery.utils.dispatch import Signal
 
-from .. import drainers, forks, signals
+from .. import __version__, drainers, forks, signals
 from ..addresses import result_address
 from ..drainers.base import Drainer
 from ..drainers.drained import Drained
@@ -23,13 +23,17 @@ from ..pending import Meta, PendingResult, PendingTable, Wait
 from ..quoting import one_line, quoted
 from ..settings import Settings
 
-__all__ = ("ResultConsumer",)
+__all__ = ("OutOfStep", "ResultConsumer")
 
 logger = logging.getLogger(__name__)
 
 
 #: Seconds until the next attempt where no thread could be started for a callback.
 LACK = 0.05
+
+
+class OutOfStep(Exception):
+    """Raised where what comes does not fit what was asked: the connection is to be given up."""
 
 
 class ResultConsumer(Drained):
@@ -62,6 +66,8 @@ class ResultConsumer(Drained):
         self.figures = Figures()
         self.table = PendingTable(self.figures)
         self._chosen: dict[str, Drainer] = {}
+        #: What the log was told of last: what is drained.
+        self._drained = ""
         self._lacking = False
 
     def __repr__(self) -> str:
@@ -180,7 +186,17 @@ class ResultConsumer(Drained):
         """Return what is open, which belongs to another process now, without touching it."""
 
     def on_drainer_start(self) -> None:
-        self._tell_of_drainer(signals.drainer_started)
+        backend = self.backend
+        if backend is not None:
+            app = backend.app
+            self._drained = f"the results of the app {app.main!r} from {self.address}"
+            logger.info(
+                "celery_green_drain %s: %s drains %s.",
+                __version__,
+                self.drainer.label,
+                self._drained,
+            )
+            self._tell_of_drainer(signals.drainer_started)
 
     def on_lost(self, error: str, first: bool) -> None:
         self.figures.lost(error, first)
@@ -195,15 +211,16 @@ class ResultConsumer(Drained):
         self.disconnect()
         self.figures.connected_since = None
         if stopped:
+            if self._drained:
+                logger.info("%s no longer drains %s.", self.drainer.label, self._drained)
+                self._drained = ""
             while len(self.mailbox) and self.backend is not None:
                 self.mailbox.read()
-            self.figures.stopped += self.table.interrupt(
-                DrainerStopped("The result drainer was stopped while this result was waited for.")
-            )
+            self.figures.stopped += self.table.interrupt(_stopped)
             self._tell_of_drainer(signals.drainer_stopped)
 
     def _tell_of_drainer(self, signal: Signal) -> None:
-        self.tell(signal, drainer=type(self.drainer).__name__, address=self.address)
+        self.tell(signal, drainer=self.drainer.label, address=self.address)
 
     @property
     def address(self) -> str:
@@ -236,7 +253,8 @@ class ResultConsumer(Drained):
         for pending in overdue:
             error = ResultNeverCame(
                 f"No result of task {quoted(pending.task_id)} has come within result_expires, "
-                f"which is {expires:g} s: the task was not run, or its result got lost."
+                f"which is {expires:g} s: the task was not run, or its result got lost.",
+                pending.task_id,
             )
             pending.fail(error)
             self.tell(signals.result_given_up, task_id=pending.task_id, exception=error)
@@ -263,11 +281,17 @@ class ResultConsumer(Drained):
         try:
             meta = decode()
             last = self.table.update(task_id, meta, decode, stored)
+        except OutOfStep:
+            raise
         except Exception as exc:
             self.cannot_read(task_id, exc)
-            self.table.fail([task_id], exc)
-            return True
+            return self.on_unreadable(task_id, exc, stored)
         return last
+
+    def on_unreadable(self, task_id: str, exc: Exception, stored: bool) -> bool:
+        """What came for *task_id* cannot be read; return whether nobody waits for it any more."""
+        self.table.fail([task_id], exc)
+        return True
 
     def cannot_read(self, task_id: str, exc: Exception) -> None:
         """Count and log what has come for *task_id*."""
@@ -304,3 +328,11 @@ class ResultConsumer(Drained):
 
     def cancel_for(self, task_id: str) -> None:
         """Do nothing: whoever waits for *task_id* cancels by ending its wait."""
+
+
+def _stopped(task_id: str) -> DrainerStopped:
+    return DrainerStopped(
+        f"The result drainer was stopped while the result of task {quoted(task_id)} was waited "
+        f"for. The task itself goes on, and waiting again starts the drainer anew.",
+        task_id,
+    )

@@ -88,7 +88,8 @@ class Buffer:
             raise ResultEvicted(
                 f"The result of task {quoted(task_id)} has come, and is no longer kept, as many "
                 "have come after it. Ask sooner, raise result_drainer_buffer, or set "
-                "ignore_result for tasks whose results nobody reads."
+                "ignore_result for tasks whose results nobody reads.",
+                task_id,
             )
         return payload
 

@@ -77,6 +77,11 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
         life = "retired" if self._retired else self._life.value
         return f"<{type(self).__name__}: {life}, {self.outage!r}, {self.mailbox!r}>"
 
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return type(self).__name__
+
     # -- life
 
     @property
@@ -117,8 +122,9 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
         Who still waits gets :exc:`~celery_green_drain.DrainerStopped`. Callbacks stay
         registered, and are served after the next :meth:`start`. Further calls have no effect.
         """
-        ended = self._ended
-        if self.running:
+        with self._lock:  # a start() under way is over then, and is stopped as well
+            ended, running = self._ended, self.running
+        if running:
             self.ask_to_stop()
             ended.wait(timeout)
 

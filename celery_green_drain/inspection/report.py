@@ -122,11 +122,9 @@ def _name_of(value: Any) -> str:
 def _pending(consumer: ResultConsumer, limit: int) -> Iterator[dict[str, Any]]:
     now = time.monotonic()
     for task_id, entry in islice(consumer.table.entries.items(), limit):
-        state = entry.pristine or {}
         yield {
             "task_id": task_id,
-            "name": state.get("name"),
-            "state": state.get("status"),
+            "state": entry.status,
             "age": now - entry.since,
             **_waited_for(entry),
         }
@@ -202,9 +200,8 @@ def _tasks(tasks: list[Mapping[str, Any]], total: int) -> Iterator[str]:
     if tasks:
         yield "  waited for, the oldest first:"
     for task in tasks:
-        known = " ".join(filter(None, (task["name"], task["state"])))
-        kinds = ", ".join(task["kinds"])
-        yield f"    {quoted(task['task_id'])}  {task['age']:8.1f} s  {kinds} {known}".rstrip()
+        seen = f"{', '.join(task['kinds'])} {task['state'] or ''}".rstrip()
+        yield f"    {quoted(task['task_id'])}  {task['age']:8.1f} s  {seen}"
     if total > len(tasks):
         yield f"    and {total - len(tasks)} more"
 
