@@ -116,7 +116,7 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         try:
             self._receive(message)
         except Exception:
-            self._unreadable += 1
+            self.figures.unreadable += 1
             logger.exception("A message of the reply queue could not be taken: %.200r", message)
 
     def _receive(self, message: Any) -> None:
@@ -161,11 +161,11 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         except Exception as exc:
             pending.fail(exc)
         else:
-            self.mailbox.post(self._got, pending.task_id)
+            self.mailbox.post(self._got, pending.task_id, {"status": meta["status"]})
             pending.resolve(lambda: meta)
 
-    def _got(self, task_id: str) -> None:
-        self._delivered += 1
+    def _got(self, task_id: str, meta: Meta) -> None:
+        self.figures.result(meta, time.monotonic())
         self.buffer.mark_read(task_id)
 
     def on_wanted(self, task_id: str) -> None:
