@@ -18,6 +18,7 @@ from vine.abstract import Thenable
 
 from .copies import Own, own_error, same_state, snapshot
 from .drainers.base import Drainer
+from .figures import Figures
 from .internals import as_text, known, learn
 from .lateness import timed_out
 from .promises import Loop, Promise, failure
@@ -88,6 +89,8 @@ class Consumer(Loop, Protocol):
     def drop(self, pending: PendingResult) -> None: ...
 
     def cannot_read(self, task_id: str, exc: Exception) -> None: ...
+
+    def timed_out(self) -> None: ...
 
 
 class Wait:
@@ -172,6 +175,7 @@ class Wait:
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:
+                    self._consumer.timed_out()
                     raise timed_out(self._consumer, self._pending, time.monotonic() - self._began)
                 rest = left if tick is None else min(left, tick)
             if not self._signal.wait(rest) and rest == tick:
@@ -228,6 +232,16 @@ class PendingResult(Promise):
             self._keep = result
         self._served = True
         self.consumer.want(self)
+
+    @property
+    def kinds(self) -> list[str]:
+        """How it is waited for: ``get``, ``watch`` (all that asks for each state), ``then``,
+        ``group``."""
+        waits = self.waits.copy()
+        kinds = {"watch" if wait.messages else "get" for wait in waits}
+        kinds.update(("then",) if self._callbacks else ())
+        kinds.update(("group",) if self._barriers else ())
+        return sorted(kinds)
 
     def forget(self) -> None:
         """The result was forgotten, or is being finalised: neither lock nor switch."""
@@ -319,9 +333,11 @@ class PendingResult(Promise):
 class Entry:
     """All that is known of one task id."""
 
-    __slots__ = ("latest", "pending", "pristine", "status", "stored")
+    __slots__ = ("latest", "pending", "pristine", "since", "status", "stored")
 
     def __init__(self) -> None:
+        #: Since when it is waited for, by the monotonic clock.
+        self.since = time.monotonic()
         #: An ordered set.
         self.pending: dict[PendingResult, None] = {}
         #: Reads the latest state before the last; None: there was none.
@@ -356,7 +372,9 @@ class Entry:
 class PendingTable:
     """Task id → :class:`Entry`. Used by the drain loop alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+        #: The one first that is waited for longest.
         self._entries: dict[str, Entry] = {}
         #: Since when each that is to call back is listed, the longest first.
         self._since: OrderedDict[PendingResult, float] = OrderedDict()
@@ -386,6 +404,25 @@ class PendingTable:
             self._renew(pending)
         return new
 
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """A copy of all entries. For everybody: the loop goes on meanwhile."""
+        return self._entries.copy()
+
+    @property
+    def oldest(self) -> float | None:
+        """Seconds that the first has been waited for; None: there is none. For everybody."""
+        try:
+            entry = next(iter(self._entries.values()), None)
+        except RuntimeError:
+            return None  # it was just replaced
+        return None if entry is None else time.monotonic() - entry.since
+
+    @property
+    def calling(self) -> int:
+        """How many results are to call back. For everybody."""
+        return len(self._since)
+
     def state(self, task_id: str) -> str | None:
         """The latest state of a task that has not ended; None: none was seen. For everybody."""
         entry = self._entries.get(task_id)
@@ -398,6 +435,11 @@ class PendingTable:
     def _unlist(self, pending: PendingResult) -> None:
         pending.listed = False
         self._since.pop(pending, None)
+
+    @property
+    def calls(self) -> int:
+        """How many are to call back. For everybody."""
+        return len(self._since)
 
     def overdue(self, age: float) -> Iterator[PendingResult]:
         """Yield those that were to call back *age* seconds ago, and that nobody waits for."""
@@ -437,6 +479,7 @@ class PendingTable:
             return False
         if meta["status"] in states.READY_STATES:
             del self._entries[task_id]
+            self._figures.result(meta, entry.since)
             own = Own(meta, read)
             for pending in entry.pending:
                 self._unlist(pending)
@@ -463,9 +506,12 @@ class PendingTable:
                 self._unlist(pending)
                 pending.fail(error)
 
-    def interrupt(self, error: Callable[[str], Exception]) -> None:
-        """End all waits with what *error* makes for a task's id. Callbacks stay."""
+    def interrupt(self, error: Callable[[str], Exception]) -> int:
+        """End all waits with what *error* makes of a task id; return how many. Callbacks stay."""
+        count = 0
         for entry in self._entries.values():
             for pending in entry.pending:
                 for wait in snapshot(pending.waits):
                     wait.interrupt(error(pending.task_id))
+                    count += 1
+        return count

@@ -39,8 +39,8 @@ PRIVATE: dict[str, Any] = {
     "_state": celery,
 }
 
-#: Those that look private and are documented.
-PUBLIC = {"_default_manager", "_getframe", "_replace"}
+#: Those that look private and are not: documented, or a field of MongoDB.
+PUBLIC = {"_default_manager", "_getframe", "_id", "_replace"}
 
 #: What this package puts into objects of others.
 OURS = {"_drained_backends", "_made_client"}

@@ -179,14 +179,17 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
                 self._failed(exc)
             return
         if not self.outage.over and self.drained.connected:
-            self.outage.held()
+            attempts, seconds = self.outage.failures, self.outage.held()
+            if seconds is not None:
+                self.drained.on_back(seconds, attempts)
         turned, self._turned = self._turned, self._broadcast()
         turned.set()
 
     def _failed(self, exc: Exception) -> None:
         refused = isinstance(exc, self.drained.refusals)
         expected = isinstance(exc, self.drained.connection_errors)
-        self.outage.failed(exc, expected, refused)
+        first = self.outage.over
+        self.drained.on_lost(self.outage.failed(exc, expected, refused), first)
         pause = self.backoff.pause(self.outage.failures)
         until = time.monotonic() + (min(pause, REFUSED) if refused else pause)
         # Notes are read meanwhile: much of what they ask for needs no connection.
