@@ -14,9 +14,10 @@ from weakref import WeakKeyDictionary
 
 from celery import current_task
 from celery.local import Proxy
-from celery.signals import task_postrun
+from celery.signals import task_postrun, task_prerun
 
 from .errors import TaskContextError
+from .internals import as_text
 
 try:
     # Private names of Celery, which has no other way. Without them current_task stays empty in
@@ -87,6 +88,43 @@ def _end(task: Any = None, **kwargs: Any) -> None:
 
 
 task_postrun.connect(_end)
+
+#: The requests of the tasks that run in this process, by their ids.
+_running: dict[str, Any] = {}
+
+
+def know_running_tasks() -> None:
+    """From now on, know the tasks that run in this process. Further calls have no effect."""
+    task_prerun.connect(_note_running)
+    task_postrun.connect(_note_ended)
+
+
+def request_of(task_id: str) -> Any:
+    """The request of a task that runs in this process; None: there is no such task."""
+    return _running.get(task_id)
+
+
+def is_lost() -> bool:
+    """Whether the caller is nowhere in a task, while tasks run: mostly in what one has started."""
+    return bool(_running) and not current_task
+
+
+def _note_running(task_id: Any = None, task: Any = None, **kwargs: Any) -> None:
+    _running[as_text(task_id)] = task.request
+
+
+def _note_ended(task_id: Any = None, task: Any = None, **kwargs: Any) -> None:
+    if _running.get(as_text(task_id)) is task.request:  # not one that was sent again meanwhile
+        _running.pop(as_text(task_id), None)
+
+
+def without_task(action: str) -> TaskContextError:
+    """The error of *action* where no task is known."""
+    return TaskContextError(
+        f"{action} was called without a task id where no task runs. In a greenlet or thread that a "
+        "task has started, give it the id (task_id = self.request.id, read in the task), or wrap "
+        "the function that runs there in celery_green_drain.copy_current_task_context()."
+    )
 
 
 def _current() -> tuple[Any, Any]:

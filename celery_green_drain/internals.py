@@ -1,4 +1,4 @@
-"""What is needed of Celery beyond its public names, in one place."""
+"""What is needed of other packages beyond their public names, in one place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Any
 from celery.result import ResultSet
 from kombu import pools
 
-__all__ = ("as_text", "disown_pools", "known", "learn", "leaves", "make_known")
+__all__ = (
+    "as_text",
+    "disown_pools",
+    "known",
+    "learn",
+    "leaves",
+    "make_known",
+    "redis_socket",
+)
 
 
 def as_text(task_id: Any) -> str:
@@ -60,3 +68,8 @@ def leaves(result: Any) -> Iterator[Any]:
             yield from leaves(member)
     else:
         yield result
+
+
+def redis_socket(connection: Any) -> Any:
+    """The socket of a connection of redis-py, which has no other way to wait for it."""
+    return connection._sock

@@ -12,6 +12,7 @@ from celery import states
 from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import ResultBase, assert_will_not_block
 
+from . import forks
 from .backends.base import DrainedBackendMixin
 from .internals import as_text, known, leaves
 from .pending import UNREADABLE, Arrival, Meta, PendingResult, Wait, deadline
@@ -174,6 +175,7 @@ def _wait_for(
     backend: DrainedBackendMixin, results: list[Any], timeout: float | None, tick: float | None
 ) -> _Arrivals:
     # Here *results* are kept meanwhile: one that nobody keeps is not told what has come for it.
+    forks.notice()
     until = deadline(timeout)
     wait = Wait(backend.result_consumer, messages=True, inbox=Newest())
     try:

@@ -16,7 +16,7 @@ environment() {
 
 # servers: what the tests start, browser included.
 servers() {
-    programs rabbitmq-server memcached postgresql=postgres chromium chromium-driver=chromedriver
+    programs rabbitmq-server memcached postgresql=postgres chromium chromium-driver=chromedriver curl
 }
 
 # programs PACKAGE[=PROGRAM]...: install the Debian packages whose programs are missing.

@@ -19,12 +19,16 @@ from celery.contrib.testing.worker import start_worker
 
 from . import tls_proxy
 from .green import DRAINER, MODE, limit, wait_until
+from .launch import PAGES
 from .ownership import watch_the_table
 from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
 from .servers import Process, RedisServer, Worker, free_port
 from .stores import configure_django
 from .tasks import make_app
+
+#: The pages are tested once, beside the modes.
+collect_ignore = [] if MODE == PAGES else ["pages"]
 
 #: For what runs in a gunicorn, whatever has patched this process.
 in_gunicorn = pytest.mark.skipif(MODE != "gevent", reason="gunicorn is a process of its own")

@@ -15,7 +15,7 @@ from typing import Any
 from celery_green_drain import Drainer
 
 MODE = os.environ.get("TESTS_MODE", "unpatched")
-GREEN = MODE != "unpatched"
+GREEN = MODE in ("gevent", "eventlet")
 
 #: The ``result_drainer`` that fits this run.
 DRAINER = MODE if GREEN else "thread"
@@ -41,13 +41,13 @@ def spawn(function: Callable[..., Any], *args: Any) -> Any:
     return thread
 
 
-def spawn_get(result: Any, timeout: float = 60) -> list[Any]:
+def spawn_get(result: Any, timeout: float = 60, **options: Any) -> list[Any]:
     """Wait for *result* beside the test; the list gets its value, or the error."""
     outcome: list[Any] = []
 
     def get() -> None:
         try:
-            outcome.append(result.get(timeout=timeout))
+            outcome.append(result.get(timeout=timeout, **options))
         except Exception as exc:
             outcome.append(exc)
 

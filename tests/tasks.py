@@ -79,6 +79,18 @@ def branching(self: Any, count: int) -> Any:
     return crowd(count, copy_current_task_context(branch))
 
 
+def reporting(self: Any) -> str:
+    """Report from children that know the id alone; return what one is told that does not."""
+    task_id = self.request.id
+
+    def child(number: int) -> None:
+        self.update_state(task_id=task_id, state="PROGRESS", meta={"child": number})
+
+    assert crowd(3, child) == [None] * 3
+    (refused,) = crowd(1, lambda _: self.update_state(state="PROGRESS", meta={}))
+    return f"{type(refused).__name__}: {refused}"
+
+
 def leaving(self: Any) -> None:
     """Return, and leave a child behind, which tells the log how it fares."""
 
@@ -126,7 +138,7 @@ def make_app(broker: str, results: str, **conf: Any) -> Celery:
     )
     for function in (add, total, fail, fail_picky, nap):
         app.task(name=function.__name__)(function)
-    for function in (ask, progress, spread, watching, branching, leaving):
+    for function in (ask, progress, spread, watching, branching, leaving, reporting):
         app.task(name=function.__name__, bind=True)(function)
     app.task(name="ignored", ignore_result=True)(ignored)
     app.finalize()

@@ -50,9 +50,22 @@ def test_sizes_follow_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         if number % 3 == 0:
             kept.forget(str(number))
     assert kept._size == sum(len(one.body) for one in kept._read.values()) <= 5000
-    with pytest.raises(ResultEvicted):
+    with pytest.raises(ResultEvicted) as caught:
         kept.get("1")
+    assert caught.value.task_id == "1"
     assert kept.get("19")
+
+
+def test_what_the_broker_sends_again() -> None:
+    kept = Buffer(10)
+    steps = [Payload(b"%d" % number, None, None, False) for number in range(4)]
+    assert all(kept.put("a", step, read=True) for step in steps[:3])
+    assert not any(kept.put("a", step, read=True, again=True) for step in steps[:3])
+    assert kept.get("a") == steps[2]
+    assert kept.put("b", steps[0], read=True, again=True)  # the first time, for all that is known
+    assert kept.put("a", steps[3], read=True, again=True)
+    assert kept.put("a", steps[3], read=True)  # the task says so twice
+    assert len(kept._recent) == 5
 
 
 def test_a_look_at_what_is_just_taken_leaves_nothing() -> None:

@@ -15,6 +15,7 @@ from celery.result import allow_join_result
 
 from celery_green_drain import TaskContextError, context, copy_current_task_context
 
+from . import tasks
 from .green import GREEN, crowd, spawn, wait_until
 from .servers import UNMEASURED, RedisServer, Worker
 
@@ -241,6 +242,38 @@ def test_without_the_private_names_of_celery() -> None:
         timeout=60,
     )
     assert script.stdout.strip() == "[('known', False)]", script.stderr
+
+
+# -- where the worker has the setting
+
+
+@pytest.mark.kinds("redis", "rpc, memory")
+def test_children_that_know_the_id_alone(app: Celery) -> None:
+    """They need no wrapper. On rpc the requests of running tasks are known by their ids."""
+    task_id = uuid()
+    seen: list[Any] = []
+    if hasattr(app.backend, "client"):  # its workers are stock, so run it here
+        refused = run(app, tasks.reporting, task_id)
+        assert app.AsyncResult(task_id).state == "PROGRESS"
+    else:
+        result = app.tasks["reporting"].apply_async(task_id=task_id)
+        refused = result.get(timeout=30, on_message=seen.append)
+        children = {each["result"]["child"] for each in seen if each["status"] == "PROGRESS"}
+        assert children == {0, 1, 2}
+    assert "TaskContextError: update_state() was called without a task id" in refused
+    assert "task_id = self.request.id" in refused
+    assert "copy_current_task_context()" in refused
+    assert task_id not in context._running
+
+
+def test_a_task_that_is_called_as_a_function_may_report(make: Callable[..., Celery]) -> None:
+    """For nobody, as with stock Celery on rpc."""
+    app = make(broker="memory://", results="rpc://")
+
+    def report(self: Any) -> None:
+        self.update_state(state="PROGRESS", meta={})
+
+    assert make_task(app, report)() is None
 
 
 # -- in a worker

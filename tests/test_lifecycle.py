@@ -203,6 +203,7 @@ def test_callbacks_are_given_up_after_result_expires(
         wait_until(lambda: len(errors) == 101, "the errors")
         assert {type(error).__name__ for error in errors} == {"ResultNeverCame"}
         assert all(isinstance(error, TimeoutError) for error in errors)
+        assert {result.id for result in never} < {error.task_id for error in errors}
         assert "result_expires" in str(errors[0])
         wait_until(lambda: statistics().pending == 1, "the end of all but the one in get()")
         wait_until(lambda: "Their callbacks are given up" in caplog.text, "the log line")

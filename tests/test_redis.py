@@ -14,7 +14,11 @@ import redis
 from celery import Celery, uuid
 from celery.exceptions import TimeoutError
 
-from celery_green_drain.consumers import redis as consumers
+from celery_green_drain.consumers import redis as consumer_module
+from celery_green_drain.consumers import redis_session as consumers
+from celery_green_drain.consumers import resp
+from celery_green_drain.consumers.base import OutOfStep
+from celery_green_drain.internals import redis_socket
 
 from .green import GREEN, crowd, kill, size, spawn, wait_until
 from .servers import RedisServer
@@ -226,6 +230,8 @@ def test_what_cannot_be_read_fails_its_waiter_alone(
         if i == 2:
             key = app.backend.get_key_for_task(task_id)
             wait_until(lambda: app.backend.client.pubsub_numsub(key)[0][1], "the subscription")
+            # As Celery does it: the message, and the same in the store.
+            app.backend.client.set(key, garbage)
             app.backend.client.publish(key, garbage)
             return store(1, task_id=other)
         return app.AsyncResult((task_id, other)[i]).get(timeout=20)
@@ -238,8 +244,34 @@ def test_what_cannot_be_read_fails_its_waiter_alone(
     assert task_id in caplog.text
     assert app.backend.result_consumer.statistics().unreadable >= 1
     # And what is readable by then is read.
+    app.backend.client.delete(app.backend.get_key_for_task(task_id))
     store(2, task_id=task_id)
     assert app.AsyncResult(task_id).get(timeout=5) == 2
+
+
+def test_garbage_in_a_message_alone(
+    app: Celery,
+    store: Callable[..., str],
+    results: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The store decides: what it has is delivered, and where it has nothing, the wait goes on."""
+    first, second = uuid(), uuid()
+    calls: list[object] = []
+    for task_id in (first, second):
+        app.AsyncResult(task_id).then(lambda result: calls.append(result.get()))
+    keys = [app.backend.get_key_for_task(task_id) for task_id in (first, second)]
+    wait_until(
+        lambda: all(n for _, n in app.backend.client.pubsub_numsub(*keys)), "the subscriptions"
+    )
+    meta = app.backend.encode({"status": "SUCCESS", "result": 1, "task_id": first})
+    app.backend.client.set(keys[0], meta)
+    for key in keys:
+        app.backend.client.publish(key, b"{")
+    wait_until(lambda: calls == [1], "the result from the store")
+    wait_until(lambda: second in caplog.text, "the log line")
+    store(2, task_id=second)
+    wait_until(lambda: calls == [1, 2], "the other one")
 
 
 def test_garbage_in_the_store(app: Celery, store: Callable[..., str]) -> None:
@@ -387,7 +419,8 @@ def test_a_refusal_is_told_at_once(make: Callable[..., Celery], own: RedisServer
 def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What reads the responses: hiredis, or redis-py where that is not installed."""
     if request.param == "redis-py":
-        monkeypatch.setattr(consumers, "hiredis", None)
+        monkeypatch.setattr(resp, "hiredis", None)
+        monkeypatch.setattr(consumer_module, "RESP3", False)
 
 
 @pytest.mark.usefixtures("parser")
@@ -402,53 +435,143 @@ def test_what_is_stored_and_what_comes(app: Celery, store: Callable[..., str]) -
     assert app.backend.result_consumer.statistics().connects == 1
 
 
-@pytest.mark.usefixtures("parser")
+class Wire:
+    """A link whose other end is the test's."""
+
+    def __init__(self, server: RedisServer, **options: Any) -> None:
+        ours, self.theirs = socket.socketpair()
+        self.messages: list[tuple[bytes, bytes]] = []
+        self.answers: list[Any] = []
+        self.link = resp.Link(
+            redis.ConnectionPool(port=server.port, **resp.drainer_params(20, resp3=False)),
+            on_message=lambda *message: self.messages.append(message),
+            **{"subscribes": False, "resp3": False, **options},
+        )
+        connection = self.link._connection
+        redis_socket(connection).close()
+        connection._sock = ours
+        connection._parser.on_connect(connection)
+
+    def ask(self, name: str, *keys: bytes) -> None:
+        answered = lambda command, reply: self.answers.append(reply)  # noqa: E731
+        self.link.send([resp.Command(name, dict.fromkeys(keys), answered)])
+
+    def say(self, data: bytes, limit: int = 100) -> list[Any]:
+        """Have *data* come, and return the answers by then."""
+        self.theirs.send(data)
+        self.link.receive(limit, time.monotonic() + 60)
+        return self.answers
+
+    def close(self) -> None:
+        self.theirs.close()
+        self.link.close()
+
+
+@pytest.fixture
+def wire(results: RedisServer, parser: None) -> Iterator[Wire]:
+    wire = Wire(results)
+    yield wire
+    wire.close()
+
+
+def test_responses_in_pieces_block_nobody(wire: Wire) -> None:
+    """One that has arrived in part is left for the next time, whichever parser reads it."""
+    wire.ask("MGET", b"a")
+    wire.ask("PING")
+    assert wire.say(b"*1\r\n$4\r\nha") == []
+    assert wire.say(b"lf\r\n+OK\r\n:") == [[b"half"], b"OK"]
+    wire.theirs.close()
+    with pytest.raises((redis.ConnectionError, OSError)):
+        wire.link.receive(100, time.monotonic() + 60)
+
+
 @pytest.mark.parametrize(
-    ("refusal", "error"),
+    "refusal", [b"-NOPERM no rights here\r\n", b"-ERR unknown command\r\n", b"-CROSSSLOT no\r\n"]
+)
+def test_an_error_is_the_answer_to_its_command(wire: Wire, refusal: bytes) -> None:
+    for key in (b"a", b"b", b"c"):
+        wire.ask("GET", key)
+    first, second, third = wire.say(b"$1\r\n1\r\n" + refusal + b"$1\r\n3\r\n")
+    assert (first, third) == (b"1", b"3")
+    assert isinstance(second, redis.exceptions.ResponseError)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
     [
-        (b"-NOPERM no rights here\r\n", redis.exceptions.NoPermissionError),
         (b"-NOAUTH Authentication required.\r\n", redis.exceptions.AuthenticationError),
-        (b"-ERR unknown command\r\n", redis.exceptions.ResponseError),
+        (b"-WRONGPASS invalid\r\n", redis.exceptions.AuthenticationError),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", redis.ConnectionError),
+        (b"-MASTERDOWN Link with MASTER is down\r\n", redis.ConnectionError),
         (b"?nonsense\r\n", redis.exceptions.InvalidResponse),
     ],
 )
-def test_error_responses(own: RedisServer, refusal: bytes, error: type[Exception]) -> None:
-    ours, theirs = socket.socketpair()
-    link = linked(own, ours)
-    theirs.send(b"+OK\r\n" + refusal)
-    responses = link.responses()
-    assert next(responses) == b"OK"
+def test_what_concerns_the_whole_connection(
+    wire: Wire, said: bytes, error: type[Exception]
+) -> None:
+    wire.ask("GET", b"a")
     with pytest.raises(error):
-        next(responses)
-    theirs.close()
-    link.close()
+        wire.say(said)
+    assert wire.answers == []
 
 
-def linked(server: RedisServer, sock: socket.socket) -> consumers.Link:
-    """A link that reads from *sock* instead."""
-    link = consumers.Link(redis.ConnectionPool(port=server.port))
-    link._connection._sock.close()
-    link._connection._sock = sock
-    link._connection._parser.on_connect(link._connection)
-    return link
+def test_an_answer_that_nobody_asked_for(wire: Wire) -> None:
+    wire.ask("GET", b"a")
+    with pytest.raises(OutOfStep):
+        wire.say(b"$1\r\n1\r\n$1\r\n1\r\n")
+    assert wire.answers == [b"1"]
 
 
-@pytest.mark.usefixtures("parser")
-def test_responses_in_pieces_block_nobody(own: RedisServer) -> None:
-    """One that has arrived in part is left for the next time, whichever parser reads it."""
-    ours, theirs = socket.socketpair()
-    link = linked(own, ours)
-    for piece, expected in ((b"*1\r\n$4\r\nha", []), (b"lf\r\n+OK\r\n:", [[b"half"], b"OK"])):
-        theirs.send(piece)
-        assert list(link.responses()) == expected
-    theirs.close()
-    with pytest.raises(redis.ConnectionError, match="closed"):
-        list(link.responses())
-    link.close()
+def subscribe(channel: bytes, kind: bytes = b"subscribe") -> bytes:
+    return b"*3\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n:1\r\n" % (len(kind), kind, len(channel), channel)
+
+
+def test_a_confirmation_that_fits_no_command(results: RedisServer) -> None:
+    for data in (subscribe(b"a", b"unsubscribe"), b"$1\r\n1\r\n", subscribe(b"a") * 3):
+        wire = Wire(results, subscribes=True)
+        wire.ask("SUBSCRIBE", b"a", b"b")
+        with pytest.raises(OutOfStep):
+            wire.say(data)
+        wire.close()
+
+
+def test_a_turn_is_bounded(wire: Wire) -> None:
+    for _ in range(5):
+        wire.ask("PING")
+    assert len(wire.say(b"+PONG\r\n" * 5, limit=2)) == 2
+    assert wire.link.more
+    assert len(wire.say(b"", limit=10)) == 5
+    assert not wire.link.more
+
+
+def test_when_a_connection_is_given_up(wire: Wire) -> None:
+    """An answer that is owed counts, and not that bytes come; but a large one takes its time."""
+    now = time.monotonic()
+    assert not wire.link.check(now, 10)
+    assert wire.link.check(now + 11, 10), "nothing was heard, so it is to be asked"
+    wire.ask("MGET", b"a")
+    assert not wire.link.check(now + 5, 10)
+    with pytest.raises(redis.ConnectionError, match="MGET"):
+        wire.link.check(time.monotonic() + 11, 10)
+    wire.say(b"*1\r\n$100\r\npart")
+    assert not wire.link.check(time.monotonic() + 9, 10)
+    with pytest.raises(redis.ConnectionError, match="MGET"):
+        wire.link.check(time.monotonic() + 11, 10)
+
+
+def test_messages_are_no_sign_that_answers_come(results: RedisServer) -> None:
+    wire = Wire(results, subscribes=True)
+    wire.ask("SUBSCRIBE", b"a")
+    for _ in range(3):
+        wire.say(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\n1\r\n")
+    assert wire.messages == [(b"a", b"1")] * 3
+    with pytest.raises(redis.ConnectionError, match="SUBSCRIBE"):
+        wire.link.check(time.monotonic() + 11, 10)
+    wire.close()
 
 
 def test_the_private_name_of_redis_py_is_still_there(results: RedisServer) -> None:
-    pool = redis.ConnectionPool(port=results.port)
-    link = consumers.Link(pool)
-    assert link.fileno() > 0
-    link.close()
+    connection = redis.ConnectionPool(port=results.port).make_connection()
+    connection.connect()
+    assert redis_socket(connection).fileno() > 0
+    connection.disconnect()

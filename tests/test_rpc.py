@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from celery.result import GroupResult
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from celery_green_drain import DrainerStopped, ResultEvicted
+from celery_green_drain.consumers.amqp import AmqpSession
 
 from .green import GREEN, crowd, drain_loops, kill, size, spawn, spawn_get, wait_until
 from .proxy import Proxy, proxied
@@ -348,6 +350,27 @@ def test_a_state_that_was_overtaken(app: Celery, store: Callable[..., str]) -> N
     marker = store(6)
     wait_until(app.AsyncResult(marker).ready, "what was sent after it")
     assert app.AsyncResult(task_id).state == "SUCCESS"
+
+
+def test_states_that_the_broker_sends_again(
+    app: Celery, store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection breaks before it has acknowledged what it has handed over."""
+    monkeypatch.setattr(AmqpSession, "_acknowledge", lambda session: None)
+    task_id = uuid()
+    seen: list[Any] = []
+    value = spawn_get(app.AsyncResult(task_id), on_message=lambda meta: seen.append(meta["result"]))
+    wait_until(lambda: consumer(app).statistics().pending == 1, "the wait")
+    for step in range(3):
+        store(step, "PROGRESS", task_id)
+    wait_until(lambda: len(seen) == 3, "the states")
+    monkeypatch.undo()
+    consumer(app).in_loop(lambda: consumer(app)._session._socket.shutdown(socket.SHUT_RDWR))
+    wait_until(lambda: consumer(app).statistics().connects == 2, "another connection")
+    store(3, "PROGRESS", task_id)
+    store("end", task_id=task_id)
+    wait_until(lambda: value == ["end"], "the result")
+    assert seen == [0, 1, 2, 3, "end"]
 
 
 def test_a_state_for_another_task_than_the_sender(app: Celery, store: Callable[..., str]) -> None:

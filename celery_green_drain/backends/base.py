@@ -13,8 +13,10 @@ from celery.result import ResultSet
 
 from .. import forks
 from ..consumers.base import ResultConsumer
+from ..context import is_lost, know_running_tasks, without_task
 from ..drainers import check
 from ..internals import disown_pools, known, leaves, make_known
+from ..lateness import not_ready
 from ..pending import PendingResult, Wait, deadline
 from ..promises import failure
 from ..settings import Settings
@@ -48,6 +50,7 @@ class DrainedBackendMixin:
         #: Celery keeps one backend for the whole process then, not one a greenlet.
         self.thread_safe = True
         forks.register(self)
+        know_running_tasks()
 
     def after_fork_in_child(self) -> None:
         """Leave the connections that tasks are sent over to the parent as well."""
@@ -60,6 +63,15 @@ class DrainedBackendMixin:
     def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
         """Nothing is sent for a result that nobody reads."""
         return {}
+
+    def store_result(self, task_id: Any, *args: Any, **kwargs: Any) -> Any:
+        """Store a state, as a task does, or what it has started.
+
+        :raises TaskContextError: without an id, where no task is known whose state it is.
+        """
+        if task_id is None and is_lost():
+            raise without_task("update_state()")
+        return super().store_result(task_id, *args, **kwargs)  # type: ignore[misc]
 
     # -- what is pending
 
@@ -86,6 +98,7 @@ class DrainedBackendMixin:
 
     def pending(self, result: Any) -> PendingResult:
         """What *result* has to serve until it is ready."""
+        forks.notice()
         pending = result.on_ready
         if (
             isinstance(pending, PendingResult)
@@ -159,6 +172,7 @@ class DrainedBackendMixin:
     ) -> Iterator[tuple[str, Any]]:
         """Yield ``(id, meta)`` of each member as it arrives; of a nested group, its members."""
         self._ensure_not_eager()
+        forks.notice()
         waited_for = []
         for node in result.results:
             if isinstance(node, ResultSet):
@@ -184,7 +198,7 @@ class DrainedBackendMixin:
 
         :raises celery.exceptions.TimeoutError: where one is not ready.
         """
-        ready = []
+        ready, missing = [], []
         for result in results:
             meta = self.get_task_meta(result.id)
             if on_message is not None:
@@ -192,8 +206,10 @@ class DrainedBackendMixin:
             make_known(result, meta)
             if meta["status"] in states.READY_STATES:
                 ready.append(result)
-        if len(ready) < len(results):
-            raise TimeoutError("The operation timed out.")
+            else:
+                missing.append((result, meta))
+        if missing:
+            raise not_ready(missing)
         return iter(ready)
 
     # -- pickling

@@ -15,8 +15,10 @@ from celery.signals import before_task_publish
 from kombu.common import maybe_declare
 from kombu.utils.functional import maybe_list
 
+from .. import forks
 from ..consumers.replies import ReplyQueue
 from ..consumers.rpc import RpcResultConsumer
+from ..context import request_of
 from ..internals import as_text
 from .base import DrainedBackendMixin
 
@@ -47,11 +49,13 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
     @property
     def oid(self) -> str:
         """The name of the reply queue."""
+        forks.notice()
         return self.result_consumer.queue_name
 
     @property
     def binding(self) -> ReplyQueue:
         """The reply queue."""
+        forks.notice()
         return self.result_consumer.queue()
 
     def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
@@ -76,6 +80,17 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
             # Over another one by now, if that had broken.
             if queue.channel.connection is not None:
                 declared.add(queue.channel.connection)
+
+    def destination_for(self, task_id: Any, request: Any) -> tuple[str | None, str]:
+        """Where the state of a task is to be sent to.
+
+        In what a task has started there is no request, or an empty one, so that of the running
+        task counts.
+        """
+        if getattr(request, "reply_to", None) is None:
+            request = request_of(as_text(task_id)) or request
+        destination: tuple[str | None, str] = super().destination_for(task_id, request)
+        return destination
 
     def get_task_meta(self, task_id: str, backlog_limit: int | None = None) -> dict[str, Any]:
         """The latest state that has come. Asks nobody.

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from .. import drainers, forks
+from celery.utils.dispatch import Signal
+
+from .. import __version__, drainers, forks, signals
+from ..addresses import result_address
 from ..drainers.base import Drainer
 from ..drainers.drained import Drained
 from ..drainers.mailbox import Mailbox
 from ..errors import DrainerStopped, ResultNeverCame
+from ..figures import Figures, Statistics
 from ..pending import Meta, PendingResult, PendingTable, Wait
 from ..quoting import one_line, quoted
 from ..settings import Settings
 
-__all__ = ("ResultConsumer", "Statistics")
+__all__ = ("OutOfStep", "ResultConsumer")
 
 logger = logging.getLogger(__name__)
 
@@ -28,25 +32,8 @@ logger = logging.getLogger(__name__)
 LACK = 0.05
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """What a result consumer has done in this process, and what it holds now."""
-
-    #: The drainer that serves, by its class; None: nobody has waited yet.
-    drainer: str | None
-    #: Task ids that somebody waits for.
-    pending: int
-    #: Results handed to those who wait.
-    delivered: int
-    #: Messages that could not be read.
-    unreadable: int
-    #: Connections that the drainer holds.
-    connections: int
-    #: Times that they were opened.
-    connects: int
-    #: Results that were dropped, as too many came that nobody had asked for. Only where they come
-    #: over a message queue.
-    evicted: int
+class OutOfStep(Exception):
+    """Raised where what comes does not fit what was asked: the connection is to be given up."""
 
 
 class ResultConsumer(Drained):
@@ -76,11 +63,11 @@ class ResultConsumer(Drained):
 
     def _begin(self) -> None:
         """Start with nothing: at first, and in the child after a fork."""
-        self.table = PendingTable()
+        self.figures = Figures()
+        self.table = PendingTable(self.figures)
         self._chosen: dict[str, Drainer] = {}
-        self._delivered = 0
-        self._unreadable = 0
-        self._connects = 0
+        #: What the log was told of last: what is drained.
+        self._drained = ""
         self._lacking = False
 
     def __repr__(self) -> str:
@@ -118,14 +105,17 @@ class ResultConsumer(Drained):
 
     def statistics(self) -> Statistics:
         """Figures for logs, health checks and tests. Cheap; a snapshot."""
+        drainer = self._drainer
         return Statistics(
-            drainer=type(self._drainer).__name__ if self._chosen else None,
+            on=True,
+            drainer=None if drainer is None else type(drainer).__name__,
+            running=drainer is not None and drainer.running,
             pending=len(self.table),
-            delivered=self._delivered,
-            unreadable=self._unreadable,
+            callbacks_pending=self.table.calling,
+            oldest=self.table.oldest,
             connections=self.connections,
-            connects=self._connects,
             evicted=self.evictions,
+            **self.figures.counts(),
         )
 
     # -- for everybody
@@ -159,6 +149,23 @@ class ResultConsumer(Drained):
         """Run ``function(*args)`` in the drain loop, at its next turn. It must not block."""
         self.drainer.ask(function, *args)
 
+    def timed_out(self) -> None:
+        """A wait has ended by its timeout."""
+        drainer = self._drainer
+        if drainer is not None:
+            drainer.mailbox.post(self.figures.timeout)
+
+    def tell(self, signal: Signal, **arguments: Any) -> None:
+        """Send *signal*, beside the drain loop, to whoever listens."""
+        backend = self.backend
+        if backend is None or not signal.receivers:
+            return
+        arguments["at"] = time.time()
+        try:
+            self.drainer.call(signals.send, signal, backend.app, arguments)
+        except RuntimeError as exc:  # no more threads can be started
+            logger.warning("The receivers of %s are not told: %s", signal.name, exc)
+
     # -- for the drain loop
 
     @property
@@ -178,14 +185,48 @@ class ResultConsumer(Drained):
     def forget_connections(self) -> object:
         """Return what is open, which belongs to another process now, without touching it."""
 
+    def on_drainer_start(self) -> None:
+        backend = self.backend
+        if backend is not None:
+            app = backend.app
+            self._drained = f"the results of the app {app.main!r} from {self.address}"
+            logger.info(
+                "celery_green_drain %s: %s drains %s.",
+                __version__,
+                self.drainer.label,
+                self._drained,
+            )
+            self._tell_of_drainer(signals.drainer_started)
+
+    def on_lost(self, error: str, first: bool) -> None:
+        self.figures.lost(error, first)
+        if first:
+            self.tell(signals.connection_lost, error=error, address=self.address)
+
+    def on_back(self, seconds: float, attempts: int) -> None:
+        self.figures.back(seconds)
+        self.tell(signals.connection_back, seconds=seconds, attempts=attempts, address=self.address)
+
     def on_drainer_end(self, stopped: bool) -> None:
         self.disconnect()
+        self.figures.connected_since = None
         if stopped:
+            if self._drained:
+                logger.info("%s no longer drains %s.", self.drainer.label, self._drained)
+                self._drained = ""
             while len(self.mailbox) and self.backend is not None:
                 self.mailbox.read()
-            self.table.interrupt(
-                DrainerStopped("The result drainer was stopped while this result was waited for.")
-            )
+            self.figures.stopped += self.table.interrupt(_stopped)
+            self._tell_of_drainer(signals.drainer_stopped)
+
+    def _tell_of_drainer(self, signal: Signal) -> None:
+        self.tell(signal, drainer=self.drainer.label, address=self.address)
+
+    @property
+    def address(self) -> str:
+        """Where the results come from, without the password."""
+        backend = self.backend
+        return "" if backend is None else result_address(backend.app)
 
     def _want(self, pending: PendingResult, wait: Wait | None) -> None:
         backend = self.backend  # held, or it might go in the middle
@@ -208,13 +249,15 @@ class ResultConsumer(Drained):
         if not expires:
             return
         overdue = list(self.table.overdue(expires))
+        self.figures.given_up += len(overdue)
         for pending in overdue:
-            pending.fail(
-                ResultNeverCame(
-                    f"No result of task {quoted(pending.task_id)} has come within result_expires, "
-                    f"which is {expires:g} s: the task was not run, or its result got lost."
-                )
+            error = ResultNeverCame(
+                f"No result of task {quoted(pending.task_id)} has come within result_expires, "
+                f"which is {expires:g} s: the task was not run, or its result got lost.",
+                pending.task_id,
             )
+            pending.fail(error)
+            self.tell(signals.result_given_up, task_id=pending.task_id, exception=error)
         if overdue:
             logger.warning(
                 "The results of %d tasks have not come within result_expires, which is %g s, the "
@@ -238,17 +281,21 @@ class ResultConsumer(Drained):
         try:
             meta = decode()
             last = self.table.update(task_id, meta, decode, stored)
+        except OutOfStep:
+            raise
         except Exception as exc:
             self.cannot_read(task_id, exc)
-            self.table.fail([task_id], exc)
-            return True
-        if last:
-            self._delivered += 1
+            return self.on_unreadable(task_id, exc, stored)
         return last
+
+    def on_unreadable(self, task_id: str, exc: Exception, stored: bool) -> bool:
+        """What came for *task_id* cannot be read; return whether nobody waits for it any more."""
+        self.table.fail([task_id], exc)
+        return True
 
     def cannot_read(self, task_id: str, exc: Exception) -> None:
         """Count and log what has come for *task_id*."""
-        self._unreadable += 1
+        self.figures.unreadable += 1
         logger.error("The result of task %s cannot be read: %s", quoted(task_id), one_line(exc))
 
     # -- the ends of things
@@ -281,3 +328,11 @@ class ResultConsumer(Drained):
 
     def cancel_for(self, task_id: str) -> None:
         """Do nothing: whoever waits for *task_id* cancels by ending its wait."""
+
+
+def _stopped(task_id: str) -> DrainerStopped:
+    return DrainerStopped(
+        f"The result drainer was stopped while the result of task {quoted(task_id)} was waited "
+        f"for. The task itself goes on, and waiting again starts the drainer anew.",
+        task_id,
+    )

@@ -23,6 +23,10 @@ READ_SIZE = 16 * 1024 * 1024
 #: makes 100,000, unless the buffer has another size.
 MEMORY = 9
 
+#: States on the way that are remembered, to be known where the broker sends them again: more than
+#: are ever handed over without being acknowledged.
+RECENT = 2_000
+
 #: Seconds between two lines in the log about evictions.
 REPORT = 60.0
 
@@ -68,6 +72,8 @@ class Buffer:
         #: Hashes of their task ids: an id itself would take three times as much.
         self._evicted: set[int] = set()
         self._evicted_in_order: deque[int] = deque()
+        #: Hashes of the states on the way that have come last, the oldest first.
+        self._recent: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._unread)
@@ -82,7 +88,8 @@ class Buffer:
             raise ResultEvicted(
                 f"The result of task {quoted(task_id)} has come, and is no longer kept, as many "
                 "have come after it. Ask sooner, raise result_drainer_buffer, or set "
-                "ignore_result for tasks whose results nobody reads."
+                "ignore_result for tasks whose results nobody reads.",
+                task_id,
             )
         return payload
 
@@ -106,14 +113,32 @@ class Buffer:
 
     # -- for the drain loop
 
-    def put(self, task_id: str, payload: Payload, read: bool) -> None:
-        """Keep *payload*, unless the task's last state is there already.
+    def put(self, task_id: str, payload: Payload, read: bool, again: bool = False) -> bool:
+        """Keep *payload*, unless something newer is there; return whether it says something new.
 
         :param read: somebody gets it just now.
+        :param again: the broker has sent it before, perhaps over a connection that broke.
         """
         known = self._unread.get(task_id) or self._read.get(task_id)
-        if known is not None and known.last and not payload.last:
-            return  # overtaken, or sent again
+        if not payload.last and (
+            (known is not None and known.last) or self._has_come(task_id, payload, again)
+        ):
+            return False  # overtaken, or sent again
+        self._keep(task_id, payload, read)
+        return True
+
+    def _has_come(self, task_id: str, payload: Payload, again: bool) -> bool:
+        """Whether this very state was here, of what comes *again*: others have come since."""
+        state = hash((task_id, payload.body))
+        if again and state in self._recent:
+            return True
+        self._recent[state] = None
+        self._recent.move_to_end(state)
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+        return False
+
+    def _keep(self, task_id: str, payload: Payload, read: bool) -> None:
         if read or task_id in self._read:
             self._put_read(task_id, payload)
             self._take_unread(task_id)

@@ -144,7 +144,7 @@ class PolledResultConsumer(ResultConsumer):
 
     def on_connected(self) -> None:
         """The store has answered a new connection."""
-        self._connects += 1
+        self.figures.connected()
 
     def on_no_batches(self, error: Exception) -> None:
         """The store answers single look-ups, and refuses those for many."""

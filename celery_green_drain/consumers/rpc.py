@@ -115,7 +115,7 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         try:
             self._receive(message)
         except Exception:
-            self._unreadable += 1
+            self.figures.unreadable += 1
             logger.exception("A message of the reply queue could not be taken: %.200r", message)
 
     def _receive(self, message: Any) -> None:
@@ -129,8 +129,9 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         task_id, last = meta["task_id"], meta["status"] in self.backend.READY_STATES
         waited_for = task_id in self.table
         payload = _payload(message, last)
-        self.buffer.put(task_id, payload, read=waited_for)
-        if waited_for:
+        again = bool((message.delivery_info or {}).get("redelivered"))
+        new = self.buffer.put(task_id, payload, read=waited_for, again=again)
+        if waited_for and new:
             first = Own(meta, lambda: _checked(payload.decode(self.backend.accept)))
             self.deliver(task_id, lambda: self.backend.meta_from_decoded(first()))
 
@@ -159,11 +160,11 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         except Exception as exc:
             pending.fail(exc)
         else:
-            self.mailbox.post(self._got, pending.task_id)
+            self.mailbox.post(self._got, pending.task_id, {"status": meta["status"]})
             pending.resolve(lambda: meta)
 
-    def _got(self, task_id: str) -> None:
-        self._delivered += 1
+    def _got(self, task_id: str, meta: Meta) -> None:
+        self.figures.result(meta, time.monotonic())
         self.buffer.mark_read(task_id)
 
     def on_wanted(self, task_id: str) -> None:

@@ -66,6 +66,11 @@ def choose(value: str | type, name: str = PREFIX) -> Callable[[Any], Drainer]:
     return adapt(cls)
 
 
+def threaded() -> type[Drainer]:
+    """Return the drainer for processes without green threads."""
+    return _ours("thread")
+
+
 def fitting() -> type[Drainer]:
     """Return the drainer that fits how this process is patched now, whatever is set."""
     return _ours(_patched_by())

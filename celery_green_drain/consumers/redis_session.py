@@ -1,0 +1,511 @@
+"""Results from Redis: what is subscribed to, and what is looked up.
+
+Celery stores a result and publishes it on a channel named as its key, in one transaction. For a
+wait, SUBSCRIBE and MGET go out in one write, for all that have gathered meanwhile at once. With
+RESP3 that is one connection, whose order Redis keeps:
+
+    SUBSCRIBE, MGET → confirmed, stored states
+
+What was stored before is found by the MGET, what comes later by the subscription, so no result
+slips between, and a wait takes one round trip. With RESP2 there are two connections, so what the
+first look did not find is looked up once more after the confirmation.
+
+All is bounded: so many ids are under way, and the next go out when those are answered. An error
+in reply is an answer as well, and concerns those whose command it answers: what the server
+refuses for good is done in another way, as stock Celery would do it.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import chain, islice
+from typing import Any, NamedTuple, Protocol
+
+from celery import states
+from kombu.exceptions import DecodeError
+
+from ..drainers.mailbox import Mailbox
+from ..pending import Meta, PendingTable
+from ..settings import Settings
+from .base import OutOfStep
+from .reading import Reading
+from .resp import Command, Link, drainer_params
+from .session import Session
+
+__all__ = ("Owner", "RedisSession", "is_never")
+
+#: Task ids in one SUBSCRIBE or MGET: bounds the server's pause and the reply's size.
+CHUNK = 1000
+
+#: Commands of each kind that may be under way at once.
+WINDOW = 4
+
+#: Responses and stored states that one turn handles at most.
+BATCH = 500
+
+#: Seconds that one turn handles them at most.
+SLICE = 0.05
+
+#: Seconds that ids to subscribe to may gather while others are under way.
+GATHER = 0.002
+
+#: Seconds that ids to unsubscribe from may gather, where nothing else is to be sent.
+LINGER = 0.05
+
+#: The channel that a heartbeat unsubscribes from, where the user may not PING.
+NOBODY = b"celery-green-drain"
+
+
+#: Errors that say that a command will never be allowed, by a part of their text, in lower case.
+NEVER = ("no permission", "noperm", "crossslot", "unknown command", "not allowed", "disabled")
+
+
+class Owner(Protocol):
+    """What a session needs of its consumer."""
+
+    table: PendingTable
+    settings: Settings
+    #: Commands that are refused for good.
+    refused: set[str]
+    #: Ids under which the state of another task was found.
+    strange: set[str]
+
+    @property
+    def backend(self) -> Any: ...
+
+    @property
+    def mailbox(self) -> Mailbox: ...
+
+    def refuse(self, name: str, error: Exception, instead: str) -> None: ...
+
+    def deliver(self, task_id: str, decode: Callable[[], Meta], stored: bool = False) -> bool: ...
+
+
+class RedisSession(Session):
+    """One connection, or two, and what was asked over them.
+
+    :param resp3: whether to speak RESP3, with one connection for everything.
+    :raises ResponseError: where Redis refuses what a connection begins with.
+    :raises ConnectionError: where one cannot be opened.
+    """
+
+    def __init__(self, consumer: Owner, resp3: bool) -> None:
+        self._consumer = weakref.proxy(consumer)
+        self._backend = weakref.proxy(consumer.backend)
+        self._table = consumer.table
+        self._mailbox = consumer.mailbox
+        self._heartbeat = consumer.settings.heartbeat
+        self._reconcile_interval = consumer.settings.reconcile_interval
+        self._refused = consumer.refused
+        self._table.doubt()
+        #: Channel → task id, for all that the server knows, or will know once it has read.
+        self._subscribed: dict[bytes, str] = {}
+        #: The same for what is to be subscribed to; together, or one by one as one was refused.
+        self._wanted: dict[bytes, str] = {}
+        self._singles: dict[bytes, str] = {}
+        #: The same for what is to be looked up.
+        self._unknown: dict[bytes, str] = {}
+        #: What is to be unsubscribed from, and since when.
+        self._unwanted: dict[bytes, None] = {}
+        self._left_at = 0.0
+        #: What may not be subscribed to, and why.
+        self._refusals: dict[bytes, Exception] = {}
+        #: Keys that others read, and who.
+        self._readings: dict[bytes, list[Reading]] = {}
+        #: Ids of the table that are still to be asked for anew, and to be looked up once more.
+        self._backlog = deque(self._table)
+        self._reconciling: deque[str] = deque()
+        self._reconciled = time.monotonic()
+        #: Stored states that came, to be handed over.
+        self._found: deque[tuple[bytes, str, Any]] = deque()
+        self._subscribed_at = 0.0
+        #: Why nothing can be subscribed to, where that is so.
+        self._never_subscribes: Exception | None = None
+        self._resp3 = resp3
+        self._deliver = consumer.deliver
+        #: Commands of each kind that are under way.
+        self._under_way: Counter[str] = Counter()
+        self._links: tuple[Link, ...] = ()
+        with ExitStack() as opened:
+            opened.callback(self._give_up_readings)
+            pool = self._backend.drainer_pool(**drainer_params(self._heartbeat, resp3))
+            self._pubsub = Link(pool, subscribes=True, resp3=resp3, on_message=self._on_message)
+            opened.enter_context(closing(self._pubsub))
+            self._lookup = self._pubsub
+            if not resp3:
+                self._lookup = Link(pool, subscribes=False, resp3=False)
+                opened.enter_context(closing(self._lookup))
+            self._links = (self._pubsub,) if resp3 else (self._pubsub, self._lookup)
+            for link in self._links:
+                self._mailbox.register(link)
+                opened.callback(self._mailbox.unregister, link)
+            self._opened = opened.pop_all()
+
+    def __repr__(self) -> str:
+        return (
+            f"<RedisSession: {len(self._subscribed)} subscriptions, "
+            f"{len(self._wanted) + len(self._backlog)} wanted, {self._links!r}>"
+        )
+
+    @property
+    def CONNECTIONS(self) -> int:  # type: ignore[override]
+        return len(self._links)
+
+    def close(self) -> None:
+        self._opened.close()
+
+    def _give_up_readings(self) -> None:
+        under_way = [command for link in self._links for command in link.under_way]
+        asked = [who for command in under_way for who in command.keys.values()]
+        readings = [who.readings for who in asked if isinstance(who, Asked)]
+        for reading in chain(*readings, *self._readings.values()):
+            reading.give_up()
+        self._readings.clear()
+
+    def turn(self, timeout: float | None) -> None:
+        self._send()
+        ready = self._mailbox.wait(self._patience(timeout))
+        until = time.monotonic() + SLICE
+        # Messages first: where one and the stored state are the same, the message is first.
+        for link in self._links:
+            if link in ready or link.more:
+                link.receive(BATCH, until)
+        self._hand_over(until)
+        self._look_after(time.monotonic())
+
+    def _patience(self, timeout: float | None) -> float:
+        """How long to wait for something to arrive, in seconds."""
+        if self._found or any(link.more for link in self._links):
+            return 0.0
+        now = time.monotonic()
+        waits = [link.due(self._heartbeat) - now for link in self._links]
+        if timeout is not None:
+            waits.append(timeout)
+        if self._unwanted:
+            waits.append(self._left_at + LINGER - now)
+        if self._wanted and not self._is_full("SUBSCRIBE"):
+            waits.append(self._subscribed_at + GATHER - now)
+        return max(0.0, min(waits))
+
+    # -- what is to be sent
+
+    def want(self, task_id: str) -> None:
+        channel = self._channel(task_id)
+        if channel in self._subscribed:
+            self._unwanted.pop(channel, None)
+            self._unknown[channel] = task_id
+        else:
+            self._wanted[channel] = task_id
+
+    def drop(self, task_id: str) -> None:
+        channel = self._channel(task_id)
+        self._wanted.pop(channel, None)
+        self._refusals.pop(channel, None)
+        if channel in self._subscribed:
+            self._leave(channel)
+
+    def _leave(self, channel: bytes) -> None:
+        if not self._unwanted:
+            self._left_at = time.monotonic()
+        self._unwanted[channel] = None
+
+    def read(self, reading: Reading) -> None:
+        """Have *reading* answered by the next look-up."""
+        self._readings.setdefault(reading.key, []).append(reading)
+        self._unknown.setdefault(reading.key, "")
+
+    def _channel(self, task_id: str) -> bytes:
+        key: bytes = self._backend.get_key_for_task(task_id)
+        return key
+
+    def _is_full(self, name: str) -> bool:
+        return self._under_way[name] >= WINDOW
+
+    def _send(self) -> None:
+        """Send what is wanted: a bounded number of commands, in one write for each link."""
+        subscribing = self._subscriptions()
+        looking = [command for wanted in subscribing for command in self._lookups_of(wanted.keys)]
+        leaving: list[Command] = []
+        late = self._unwanted and time.monotonic() - self._left_at >= LINGER
+        if subscribing or late or len(self._unwanted) >= CHUNK:
+            leaving = self._unsubscriptions()
+        subscribing += self._single_subscriptions()
+        looking += self._lookups()
+        if self._pubsub is self._lookup:
+            self._submit(self._pubsub, leaving + subscribing + looking)
+        else:
+            self._submit(self._pubsub, leaving + subscribing)
+            self._submit(self._lookup, looking)
+
+    def _submit(self, link: Link, commands: list[Command]) -> None:
+        if commands:
+            for command in commands:
+                self._under_way[command.name] += 1
+            link.send(commands)
+            self._mailbox.look()  # others may have run, where the write had to wait
+
+    def _subscriptions(self) -> list[Command]:
+        # While a SUBSCRIBE is under way further ids gather for a moment: that batches them.
+        now = time.monotonic()
+        gathering = self._under_way["SUBSCRIBE"] and now - self._subscribed_at < GATHER
+        if gathering or self._is_full("SUBSCRIBE"):
+            return []
+        while self._backlog and len(self._wanted) < CHUNK:
+            task_id = self._backlog.popleft()
+            if task_id in self._table:
+                self.want(task_id)
+        if not self._wanted:
+            return []
+        self._subscribed_at = now
+        chunk = _take(self._wanted)
+        if self._never_subscribes is not None:
+            self._on_subscription_refused(chunk, self._never_subscribes)
+            return []
+        self._subscribed.update(chunk)
+        return [Command("SUBSCRIBE", chunk, self._on_subscribed)]
+
+    def _single_subscriptions(self) -> list[Command]:
+        commands: list[Command] = []
+        while self._singles and self._under_way["SUBSCRIBE"] + len(commands) < CHUNK:
+            channel, task_id = self._singles.popitem()
+            if task_id in self._table:
+                self._subscribed[channel] = task_id
+                commands.append(Command("SUBSCRIBE", {channel: task_id}, self._on_subscribed))
+        return commands
+
+    def _unsubscriptions(self) -> list[Command]:
+        if not self._unwanted or self._is_full("UNSUBSCRIBE"):
+            return []
+        chunk = _take(self._unwanted)
+        if "UNSUBSCRIBE" in self._refused:
+            return []
+        for channel in chunk:
+            self._subscribed.pop(channel, None)
+        return [Command("UNSUBSCRIBE", chunk, self._on_unsubscribed)]
+
+    def _lookups(self) -> list[Command]:
+        """Commands for what is to be looked up, as far as there is room for them."""
+        keys: dict[bytes, str] = {}
+        room = CHUNK * (WINDOW - self._under_way["MGET"]) - self._under_way["GET"]
+        for key in list(islice(self._unknown, max(room, 0))):
+            task_id = self._unknown.pop(key)
+            if key in self._readings or task_id in self._table:
+                keys[key] = task_id
+        while self._reconciling and len(keys) < min(room, CHUNK):
+            task_id = self._reconciling.popleft()
+            if task_id in self._table:
+                keys[self._channel(task_id)] = task_id
+        return self._lookups_of(keys)
+
+    def _lookups_of(self, keys: dict[bytes, str]) -> list[Command]:
+        asked = {key: Asked(task_id, self._readings.pop(key, ())) for key, task_id in keys.items()}
+        if "GET" in self._refused:
+            for key, who in asked.items():
+                self._on_nothing(key, who)
+            return []
+        if "MGET" in self._refused:
+            return [Command("GET", {key: who}, self._on_looked_up) for key, who in asked.items()]
+        commands: list[Command] = []
+        while asked:
+            commands.append(Command("MGET", _take(asked), self._on_looked_up))
+        return commands
+
+    # -- what arrives
+
+    def _on_message(self, channel: bytes, payload: bytes) -> None:
+        task_id = self._subscribed.get(channel)
+        if task_id is not None and self._deliver(task_id, partial(self._decode, task_id, payload)):
+            self._leave(channel)
+
+    def _decode(self, task_id: str, payload: bytes) -> Meta:
+        """The state that *payload* tells.
+
+        :raises OutOfStep: where it is that of another task, at the first time.
+        """
+        meta: Meta = self._backend.decode_result(payload)
+        if meta.get("task_id") != task_id:
+            self._check_owner(task_id, meta)
+        return meta
+
+    def _check_owner(self, task_id: str, meta: Meta) -> None:
+        owner = meta.get("task_id")
+        if owner is None or "status" not in meta or str(owner) == str(task_id):
+            return
+        text = f"The state of task {owner!r:.100} came for task {task_id!r:.100}."
+        if task_id not in self._consumer.strange:
+            self._consumer.strange.add(task_id)
+            raise OutOfStep(text)
+        raise DecodeError(text)  # it is stored there, so it concerns this task alone
+
+    def look_up(self, task_id: str) -> None:
+        """Have the store say what there is of *task_id*."""
+        self._unknown[self._channel(task_id)] = task_id
+
+    def _on_subscribed(self, command: Command, error: Exception | None) -> None:
+        self._under_way["SUBSCRIBE"] -= 1
+        if error is not None:
+            self._on_subscription_refused(command.keys, error)
+        elif self._pubsub is not self._lookup:
+            # The first look was not ordered with the subscription.
+            for channel in command.keys:
+                if channel in self._subscribed:
+                    self._unknown[channel] = self._subscribed[channel]
+
+    def _on_subscription_refused(self, channels: dict[bytes, str], error: Exception) -> None:
+        for channel in channels:
+            self._subscribed.pop(channel, None)
+        never = is_never(error) and "channel" not in str(error)
+        if len(channels) > 1 and not never:
+            self._singles.update(channels)  # one of them may be the cause
+            return
+        if never:
+            self._never_subscribes = error
+        for channel, task_id in channels.items():
+            # Who waits for it is told, unless it turns out to be stored.
+            self._refusals[channel] = error
+            self._unknown[channel] = task_id
+
+    def _on_unsubscribed(self, command: Command, error: Exception | None) -> None:
+        self._under_way["UNSUBSCRIBE"] -= 1
+        if error is not None:
+            self._consumer.refuse("UNSUBSCRIBE", error, "subscriptions stay until it reconnects")
+
+    def _on_looked_up(self, command: Command, reply: Any) -> None:
+        self._under_way[command.name] -= 1
+        if isinstance(reply, Exception):
+            self._on_look_refused(command, reply)
+            return
+        values = [reply] if command.name == "GET" else reply
+        if not isinstance(values, list) or len(values) != len(command.keys):
+            raise OutOfStep(f"Redis has answered {command!r} with {values!r:.100}")
+        for (key, asked), value in zip(command.keys.items(), values):
+            for reading in asked.readings:
+                reading.answer(value)
+            if value is None:
+                self._on_nothing(key, asked)
+            elif asked.task_id in self._table:
+                self._found.append((key, asked.task_id, value))
+
+    def _on_look_refused(self, command: Command, error: Exception) -> None:
+        # Forbidden may be the command, or one of the keys.
+        never = is_never(error) and not (" permission" in str(error) and " key" in str(error))
+        if command.name == "MGET":
+            if never:
+                self._consumer.refuse("MGET", error, "results are looked up one by one")
+            pairs = command.keys.items()
+            gets = [Command("GET", {key: who}, self._on_looked_up) for key, who in pairs]
+            self._submit(self._lookup, gets)
+            return
+        ((key, asked),) = command.keys.items()
+        if never:
+            self._consumer.refuse("GET", error, "results that were stored before are not seen")
+        else:
+            self._refusals.setdefault(key, error)
+        self._on_nothing(key, asked)
+
+    def _on_nothing(self, key: bytes, asked: Asked) -> None:
+        """There is nothing stored under *key*, as far as can be seen."""
+        for reading in asked.readings:
+            reading.give_up()
+        self._tell_refusal(key, asked.task_id)
+
+    def _tell_refusal(self, key: bytes, task_id: str) -> None:
+        """If nothing more can come for *task_id*, whoever waits for it is told why."""
+        error = self._refusals.pop(key, None)
+        if error is not None:
+            self._table.fail([task_id], error)
+            self.drop(task_id)
+
+    def _hand_over(self, until: float) -> None:
+        """Hand over stored states that have come: some now, the rest in the next turns."""
+        held: list[tuple[str, Meta]] = []
+        for _ in range(BATCH):
+            if not self._found or time.monotonic() > until:
+                break
+            key, task_id, value = self._found.popleft()
+            decode = partial(self._decode, task_id, value)
+            if self._resp3:
+                last = self._deliver(task_id, decode, stored=True)
+            else:
+                last = self._deliver_in_order(task_id, decode, held)
+            if last:
+                self.drop(task_id)
+            else:
+                self._tell_refusal(key, task_id)
+        if held:
+            self._ping(self._pubsub, partial(self._on_caught_up, held))
+
+    def _deliver_in_order(
+        self, task_id: str, decode: Callable[[], Meta], held: list[tuple[str, Meta]]
+    ) -> bool:
+        """The same with RESP2, where messages that are older may still be on the way."""
+        try:
+            meta = decode()
+            on_the_way = meta["status"] not in states.READY_STATES
+        except Exception:
+            on_the_way = False  # it is told once more, and to whom it concerns
+        if on_the_way:
+            held.append((task_id, meta))
+            return False
+        return self._deliver(task_id, decode, stored=True)
+
+    def _on_caught_up(self, held: list[tuple[str, Meta]], command: Command, reply: Any) -> None:
+        """All messages that were sent before *held* was looked up have been handed over."""
+        self._on_pong(command, reply)
+        for task_id, meta in held:
+            self._deliver(task_id, partial(dict, meta), stored=True)
+
+    # -- the health of the connections
+
+    def _look_after(self, now: float) -> None:
+        for link in self._links:
+            if link.check(now, self._heartbeat):
+                self._ping(link, self._on_pong)
+        if now - self._reconciled > self._reconcile_interval and not self._reconciling:
+            # Pub/sub has no replay, so a message that was lost is made up for here.
+            self._reconciled = now
+            self._reconciling.extend(self._table)
+
+    def _ping(self, link: Link, answered: Callable[[Command, Any], None]) -> None:
+        """Ask the server for a sign of life."""
+        if "PING" not in self._refused:
+            self._submit(link, [Command("PING", {}, answered)])
+        elif link is self._pubsub and "UNSUBSCRIBE" not in self._refused:
+            self._submit(link, [Command("UNSUBSCRIBE", {NOBODY: None}, answered)])
+        elif "GET" not in self._refused:
+            self._submit(link, [Command("GET", {NOBODY: None}, answered)])
+
+    def _on_pong(self, command: Command, reply: Any) -> None:
+        self._under_way[command.name] -= 1
+        if isinstance(reply, Exception):
+            self._consumer.refuse(command.name, reply, "another command asks if it lives")
+
+
+class Asked(NamedTuple):
+    """Who is to be told what a look-up finds."""
+
+    #: The task of the table; empty: none.
+    task_id: str
+    readings: Sequence[Reading]
+
+
+def _take(items: dict[bytes, Any]) -> dict[bytes, Any]:
+    """Take a chunk out of *items*, the oldest first."""
+    if len(items) <= CHUNK:
+        chunk = dict(items)
+        items.clear()
+        return chunk
+    chunk = dict(islice(items.items(), CHUNK))
+    for key in chunk:
+        del items[key]
+    return chunk
+
+
+def is_never(error: Exception, words: Iterable[str] = NEVER) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in words)

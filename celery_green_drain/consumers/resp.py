@@ -1,0 +1,307 @@
+"""One connection to Redis: commands go out in order, and each is answered in that order.
+
+Redis keeps the order of what it sends on a connection, and everything here rests on that: a reply
+belongs to the oldest command under way. With RESP3 messages are pushes, which a reply cannot be
+taken for, so that one connection subscribes and asks. With RESP2 a connection that subscribes
+can do nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    ConnectionError,
+    InvalidResponse,
+    MasterDownError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.retry import Retry
+
+from ..internals import redis_socket
+from .base import OutOfStep
+from .session import not_blocking, nothing_there
+
+try:
+    import hiredis
+except ImportError:
+    hiredis = None  # type: ignore[assignment]
+
+__all__ = ("RESP3", "Command", "Link", "drainer_params")
+
+#: The class of what Redis sends unasked for with RESP3; hiredis before 3.2 has none.
+PushNotification: Any = getattr(hiredis, "PushNotification", None)
+
+#: Whether RESP3 can be spoken, and pushes be told from replies.
+RESP3 = PushNotification is not None and redis.VERSION >= (5,)
+
+#: Bytes read from the socket at once.
+READ_SIZE = 65536
+
+#: What hiredis says where a response is not complete. It has a value for all else.
+INCOMPLETE = object()
+
+#: Errors that say that the server wants another password, by their first word.
+CREDENTIALS = {"NOAUTH", "WRONGPASS"}
+
+#: Errors of a server that will answer later, by their first word.
+LATER = {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "TRYAGAIN"}
+
+#: The same as redis-py's own parser tells them.
+NOT_READY = (ConnectionError, ClusterDownError, MasterDownError, TryAgainError)
+
+#: What a connection that subscribes is sent, other than messages.
+CONFIRMATIONS = {b"subscribe": "SUBSCRIBE", b"unsubscribe": "UNSUBSCRIBE"}
+
+#: What a connection of RESP2 that subscribes is sent.
+PUSHES = {b"message", *CONFIRMATIONS}
+
+
+class Command:
+    """A command under way.
+
+    :param name: such as ``SUBSCRIBE``.
+    :param keys: its arguments, in order, and what each stands for.
+    :param answered: called with the command, and the reply or the error; None for a confirmation.
+    """
+
+    __slots__ = ("_missing", "answered", "keys", "name", "sent")
+
+    def __init__(
+        self, name: str, keys: dict[bytes, Any], answered: Callable[[Command, Any], None]
+    ) -> None:
+        self.name = name
+        self.keys = keys
+        self.answered = answered
+        self.sent = 0.0
+        #: Channels that are not confirmed so far.
+        self._missing = len(keys) if name in CONFIRMATIONS.values() else 0
+
+    def __repr__(self) -> str:
+        return f"<{self.name} of {len(self.keys)} keys>"
+
+    def confirm(self) -> bool:
+        """One channel more is confirmed; return whether that was the last one."""
+        self._missing -= 1
+        return not self._missing
+
+    @property
+    def is_confirmed_by_pushes(self) -> bool:
+        return self._missing > 0
+
+
+class Link:
+    """One open connection of redis-py, read without ever blocking.
+
+    :param pool: makes the connection.
+    :param subscribes: whether it is one that messages come over.
+    :param resp3: whether it speaks RESP3.
+    :param on_message: called with channel and payload of each message.
+    """
+
+    def __init__(
+        self,
+        pool: Any,
+        subscribes: bool,
+        resp3: bool,
+        on_message: Callable[[bytes, bytes], None] | None = None,
+    ) -> None:
+        self._subscribes = subscribes
+        self._resp3 = resp3
+        self._on_message = on_message
+        #: Sent and not answered so far, the oldest first.
+        self.under_way: deque[Command] = deque()
+        #: Whether something may be there that select() knows nothing of.
+        self.more = False
+        self._connection = pool.make_connection()
+        try:
+            self._connection.connect()
+        except BaseException:
+            self._connection.disconnect()
+            raise
+        self._reader: Any = _hiredis_reader() if hiredis else None
+        #: When bytes arrived last, a whole response, and an answer to a command.
+        self._heard = self._parsed = self._answered = time.monotonic()
+
+    def __repr__(self) -> str:
+        protocol = "RESP3" if self._resp3 else "RESP2"
+        return f"<Link: {protocol}, {len(self.under_way)} commands under way>"
+
+    @property
+    def _socket(self) -> Any:
+        return redis_socket(self._connection)
+
+    def fileno(self) -> int:
+        descriptor: int = self._socket.fileno()
+        return descriptor
+
+    def send(self, commands: Iterable[Command]) -> None:
+        """Send *commands* in one write. It waits where the server does not read."""
+        packed = self._connection.pack_commands(
+            [(command.name, *command.keys) for command in commands]
+        )
+        now = time.monotonic()
+        for command in commands:
+            command.sent = now
+            self.under_way.append(command)
+        self._connection.send_packed_command(packed, check_health=False)
+
+    # -- what arrives
+
+    def receive(self, limit: int, until: float) -> None:
+        """Handle what has arrived: *limit* responses at most, and none after *until*.
+
+        :raises ConnectionError: where the connection has ended, or the server is not ready.
+        :raises AuthenticationError: where it wants another password.
+        :raises OutOfStep: where something comes that nothing asked for.
+        """
+        self._heard = time.monotonic()
+        self.more = True
+        try:
+            with not_blocking(self._socket):
+                for response in self._responses():
+                    self._parsed = self._heard
+                    self._handle(response)
+                    limit -= 1
+                    if limit <= 0 or time.monotonic() > until:
+                        return
+        except (RedisError, OSError) as exc:
+            if not nothing_there(exc):
+                raise
+        self.more = False
+
+    def _responses(self) -> Iterator[Any]:
+        return self._parsed_by_hiredis() if self._reader else self._parsed_by_redis_py()
+
+    def _parsed_by_redis_py(self) -> Iterator[Any]:
+        while True:
+            try:
+                yield self._connection.read_response(disconnect_on_error=False)
+            except (AuthenticationError, ResponseError) as exc:
+                yield exc
+
+    def _parsed_by_hiredis(self) -> Iterator[Any]:
+        # redis-py uses hiredis as well, and adds more to it than hiredis itself takes.
+        sock, reader = self._socket, self._reader
+        while True:
+            response = reader.gets()
+            if response is INCOMPLETE:
+                data = sock.recv(READ_SIZE)
+                if not data:
+                    raise ConnectionError("Connection closed by server.")
+                reader.feed(data)
+            else:
+                yield response
+
+    def _handle(self, response: Any) -> None:
+        if self._is_push(response):
+            self._handle_push(response)
+            return
+        if isinstance(response, Exception):
+            _raise_for_all(response)
+        if not self.under_way:
+            raise OutOfStep(f"Redis has answered what nobody has asked: {response!r:.100}")
+        command = self.under_way[0]
+        if command.is_confirmed_by_pushes and not isinstance(response, Exception):
+            raise OutOfStep(f"Redis has answered a {command.name} with {response!r:.100}")
+        self._answer(response)
+
+    def _is_push(self, response: Any) -> bool:
+        if self._resp3:
+            return isinstance(response, PushNotification)
+        return (
+            self._subscribes
+            and isinstance(response, list)
+            and len(response) == 3
+            and response[0] in PUSHES
+        )
+
+    def _handle_push(self, response: list[Any]) -> None:
+        kind = response[0]
+        if kind == b"message":
+            if self._on_message is not None:
+                self._on_message(response[1], response[2])
+        elif kind in CONFIRMATIONS:
+            command = self.under_way[0] if self.under_way else None
+            if command is None or command.name != CONFIRMATIONS[kind]:
+                raise OutOfStep(f"Redis has confirmed what nobody has asked: {response!r:.100}")
+            if command.confirm():
+                self._answer(None)
+
+    def _answer(self, reply: Any) -> None:
+        command = self.under_way.popleft()
+        self._answered = self._parsed
+        command.answered(command, reply)
+
+    # -- the health of the connection
+
+    def due(self, heartbeat: float) -> float:
+        """When :meth:`check` has something to say."""
+        return self._since + heartbeat
+
+    @property
+    def _since(self) -> float:
+        """Since when nothing has come that shows that the server lives, and keeps in step."""
+        if not self.under_way:
+            return self._heard
+        since = max(self.under_way[0].sent, self._answered)
+        # A large response may take its time, as long as it goes on.
+        return max(since, self._heard) if self._heard > self._parsed else since
+
+    def check(self, now: float, heartbeat: float) -> bool:
+        """Whether it is to be asked if it lives, as nothing was heard for *heartbeat* seconds.
+
+        :raises ConnectionError: where a command was not answered for so long.
+        """
+        if self.more or now < self.due(heartbeat):
+            return False
+        if self.under_way:
+            raise ConnectionError(
+                f"Redis has not answered a {self.under_way[0].name} for {heartbeat:g} s."
+            )
+        return True
+
+    def close(self) -> None:
+        self._connection.disconnect()
+
+
+def drainer_params(heartbeat: float, resp3: bool) -> dict[str, Any]:
+    """Parameters of redis-py for a :class:`Link`, which looks after itself.
+
+    :param heartbeat: seconds that a command may take.
+    """
+    params: dict[str, Any] = {
+        "socket_timeout": heartbeat,
+        "health_check_interval": 0,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_timeout": False,
+        "decode_responses": False,
+    }
+    if redis.VERSION >= (5,):
+        params["protocol"] = 3 if resp3 else 2
+    return params
+
+
+def _hiredis_reader() -> Any:
+    return hiredis.Reader(
+        protocolError=InvalidResponse, replyError=ResponseError, notEnoughData=INCOMPLETE
+    )
+
+
+def _raise_for_all(error: Exception) -> None:
+    """Raise *error* if it concerns the whole connection, and not one command."""
+    text = str(error)
+    word = text.partition(" ")[0]
+    if word in CREDENTIALS or isinstance(error, AuthenticationError):
+        raise AuthenticationError(text)
+    if word in LATER or isinstance(error, NOT_READY):
+        raise ConnectionError(text)

@@ -1,0 +1,216 @@
+"""Single reads (``state``, ``ready()``, ``info``) that go together, and what bounds a burst."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import Celery, uuid
+
+from celery_green_drain.consumers import redis_session
+
+from .conftest import Line
+from .green import DRAINER, GREEN, crowd, in_native_thread, size, spawn, wait_until
+from .servers import RedisServer
+
+green_only = pytest.mark.skipif(not GREEN, reason="threads do not begin at once")
+
+
+@green_only
+def test_reads_at_once_are_one_command(
+    app: Celery, store: Callable[..., str], results: RedisServer
+) -> None:
+    assert app.AsyncResult(store(1)).get(timeout=20) == 1
+    ids = [store({"step": i}, "PROGRESS") for i in range(500)]
+    results.reset_calls()
+    infos = crowd(500, lambda i: app.AsyncResult(ids[i]).info)
+    assert infos == [{"step": i} for i in range(500)]
+    assert results.calls("get") == 0
+    assert results.calls("mget") <= 5
+    assert len(results.clients()) <= 2  # with the one that has stored
+
+
+@green_only
+def test_the_first_reads_of_a_process_go_together_too(app: Celery, results: RedisServer) -> None:
+    results.reset_calls()
+    assert set(crowd(500, lambda i: app.AsyncResult(uuid()).state)) == {"PENDING"}
+    assert results.calls("get") + results.calls("mget") <= 5
+    assert len(results.clients()) == 1
+
+
+def test_a_read_sees_what_was_stored_before_it(app: Celery, store: Callable[..., str]) -> None:
+    """Never the answer to one that was under way already."""
+    task_id = uuid()
+
+    def read_along(i: int) -> None:
+        for _ in range(50):
+            app.AsyncResult(task_id).state  # noqa: B018
+
+    def store_and_read(i: int) -> list[object]:
+        seen = []
+        for step in range(50):
+            store(step, "PROGRESS", task_id)
+            seen.append(app.AsyncResult(task_id).info)
+        return seen
+
+    outcomes = crowd(5, lambda i: store_and_read(i) if i == 0 else read_along(i))
+    assert outcomes[0] == list(range(50))
+
+
+def test_an_unpatched_process_without_a_drainer_reads_as_celery_does(
+    app: Celery, store: Callable[..., str], results: RedisServer
+) -> None:
+    task_id = store(1)
+    results.reset_calls()
+    assert app.AsyncResult(task_id).state == "SUCCESS"
+    if DRAINER == "thread":
+        assert results.calls("get") == 1
+        assert app.backend.result_consumer.statistics().drainer is None
+
+
+@pytest.mark.skipif(not GREEN, reason="all threads are native here")
+def test_a_read_in_a_native_thread(app: Celery, store: Callable[..., str]) -> None:
+    task_id = store(1)
+    assert in_native_thread(lambda: app.AsyncResult(task_id).state)() == "SUCCESS"
+    assert app.AsyncResult(task_id).get(timeout=20) == 1
+    assert in_native_thread(lambda: app.AsyncResult(task_id).state)() == "SUCCESS"
+
+
+def test_a_read_in_the_drain_loop_does_not_wait_for_itself(
+    app: Celery, store: Callable[..., str]
+) -> None:
+    task_id = store(1)
+    assert app.AsyncResult(task_id).get(timeout=20) == 1
+    seen: list[object] = []
+    app.backend.result_consumer.in_loop(lambda: seen.append(app.AsyncResult(task_id).state))
+    wait_until(lambda: seen == ["SUCCESS"], "the read")
+
+
+@pytest.mark.parametrize("line", ["redis"], indirect=True)
+def test_reads_in_an_outage(line: Line) -> None:
+    """They end as Celery's end, with its error, and work again afterwards."""
+    app, store = line.connect(
+        result_backend_transport_options={"retry_policy": {"max_retries": 0}},
+        redis_socket_timeout=1,
+        redis_retry_on_timeout=False,
+        result_drainer_heartbeat=1,
+    )
+    task_id = store(1)
+    assert app.AsyncResult(task_id).state == "SUCCESS"
+    assert app.AsyncResult(task_id).get(timeout=20) == 1
+    line.proxy.refuse()
+    line.proxy.reset()
+
+    def read(i: int) -> object:
+        try:
+            return app.AsyncResult(uuid()).state
+        except Exception as exc:
+            return exc
+
+    errors = crowd(5, read)
+    assert all(isinstance(error, Exception) for error in errors)
+    line.proxy.pass_on()
+    wait_until(lambda: read(0) == "PENDING", "reads that work again")
+    assert app.AsyncResult(task_id).state == "SUCCESS"
+
+
+# -- bursts
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> int:
+    """So many ids may be under way."""
+    monkeypatch.setattr(redis_session, "CHUNK", 10)
+    monkeypatch.setattr(redis_session, "WINDOW", 2)
+    return 20
+
+
+def test_a_bounded_number_is_under_way(
+    small: int, app: Celery, store: Callable[..., str], results: RedisServer
+) -> None:
+    """Of what is subscribed to, looked up and left, at first and after a lost connection."""
+    most: list[int] = []
+    before = redis_session.RedisSession._submit
+
+    def watched(session: Any, link: Any, commands: Any) -> None:
+        before(session, link, commands)
+        under_way = [command for link in session._links for command in link.under_way]
+        for name in ("SUBSCRIBE", "UNSUBSCRIBE"):
+            most.append(sum(len(c.keys) for c in under_way if c.name == name))
+
+    stored = [store(i) for i in range(300)]
+    pending = [app.AsyncResult(uuid()) for _ in range(300)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redis_session.RedisSession, "_submit", watched)
+        calls: list[int] = []
+        for task_id in stored:
+            app.AsyncResult(task_id).then(lambda result: calls.append(result.get()))
+        for result in pending:
+            result.then(lambda result: calls.append(result.get()))
+        wait_until(lambda: len(calls) == 300, "what is stored")
+        wait_until(lambda: results.subscriptions() == 300, "the subscriptions to the rest")
+        (client,) = results.clients(sub="300")
+        results.probe.client_kill(client["addr"])
+        wait_until(
+            lambda: results.subscriptions() == 300, "the subscriptions of the next connection"
+        )
+        for i, result in enumerate(pending):
+            store(i, task_id=result.id)
+        wait_until(lambda: len(calls) == 600, "all callbacks")
+        wait_until(lambda: not results.subscriptions(), "the end of the subscriptions")
+    assert sorted(calls) == sorted([*range(300), *range(300)])
+    assert 0 < max(most) <= small
+
+
+def test_many_notes_keep_nobody_from_running(app: Celery, store: Callable[..., str]) -> None:
+    """A wait that begins after a hundred thousand others were dropped begins soon all the same."""
+    assert app.AsyncResult(store(1)).get(timeout=20) == 1
+    consumer = app.backend.result_consumer
+    turns: list[int] = []
+    for _ in range(size(100_000, 20_000)):
+        consumer.mailbox.post(turns.append, 1)
+    behind: list[int] = []
+    consumer.in_loop(lambda: behind.append(len(turns)))
+    assert app.AsyncResult(store(2)).get(timeout=60) == 2
+    assert behind == [size(100_000, 20_000)]
+
+
+@green_only
+def test_a_flood_of_states_lets_others_run(
+    app: Celery, store: Callable[..., str], results: RedisServer
+) -> None:
+    """A turn of the loop handles so many messages, and then it is the others' turn."""
+    flooded, flood = app.AsyncResult(uuid()), 20_000
+    seen: list[object] = []
+    waiter = spawn(
+        lambda: flooded.get(timeout=60, on_message=lambda meta: seen.append(meta["result"]))
+    )
+    wait_until(results.subscriptions, "the subscription")
+    consumer, handled = app.backend.result_consumer, [0]
+    deliver, steps = consumer._session._deliver, [0]
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        handled[0] += 1
+        return deliver(*args, **kwargs)
+
+    consumer._session._deliver = counted
+
+    def step() -> None:
+        before = 0
+        while len(seen) <= flood:
+            steps.append(handled[0] - before)
+            before = handled[0]
+            time.sleep(0)
+
+    spawn(step)
+    meta = app.backend.encode({"status": "PROGRESS", "result": 1, "task_id": flooded.id})
+    with results.probe.pipeline(transaction=False) as pipe:
+        for _ in range(flood):
+            pipe.publish(app.backend.get_key_for_task(flooded.id), meta)
+        pipe.execute()
+    store(3, task_id=flooded.id)
+    wait_until(lambda: len(seen) > flood, "all states", timeout=60)
+    assert 0 < max(steps) <= 2 * redis_session.BATCH
+    del waiter

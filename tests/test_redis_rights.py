@@ -1,0 +1,259 @@
+"""Redis as others have it: with fewer rights, in cluster mode, behind what speaks RESP2 only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery, uuid
+from celery.exceptions import TimeoutError
+
+from .green import crowd, wait_until
+from .servers import RedisServer
+
+KEYS = "celery-task-meta-"
+
+#: What stock Celery sends for results, and no more.
+STOCK = [
+    *("on", ">secret", f"~{KEYS}*", "resetchannels", f"&{KEYS}*", "-@all"),
+    *("+auth", "+client", "+hello", "+select", "+get", "+set", "+setex", "+del", "+publish"),
+    *("+subscribe", "+unsubscribe", "+multi", "+exec", "+expire"),
+]
+
+#: Lines in the log that tell of a refusal.
+REFUSES = "Redis refuses"
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[RedisServer]:
+    """A Redis whose users have the rights that a test gives them."""
+    server = RedisServer()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def login(guarded: RedisServer, make: Callable[..., Celery]) -> Callable[..., Celery]:
+    """Make an app of a user with the given rights."""
+
+    def log_in(*rights: str, **conf: Any) -> Celery:
+        guarded.probe.execute_command("ACL", "SETUSER", "web", "reset", *rights)
+        url = guarded.url("web", 1).replace("://", "://web:secret@")
+        return make(results=url, result_drainer_heartbeat=0.5, **conf)
+
+    return log_in
+
+
+@pytest.fixture
+def keep(guarded: RedisServer, make: Callable[..., Celery]) -> Callable[..., str]:
+    """Store a result as a worker does."""
+    worker = make(results=guarded.url("worker", 1))
+
+    def store(value: Any = 1, state: str = "SUCCESS", task_id: str | None = None) -> str:
+        task_id = task_id or uuid()
+        worker.backend.store_result(task_id, value, state)
+        return task_id
+
+    return store
+
+
+def serves(app: Celery, keep: Callable[..., str], server: RedisServer) -> None:
+    """Results that were stored before, and those that come, for all who ask in whatever way."""
+    stored = [keep(i) for i in range(20)]
+    assert crowd(20, lambda i: app.AsyncResult(stored[i]).get(timeout=20)) == list(range(20))
+    assert app.AsyncResult(stored[0]).state == "SUCCESS"
+    comes(app, keep, server)
+
+
+def comes(app: Celery, keep: Callable[..., str], server: RedisServer) -> None:
+    calls: list[int] = []
+    ids = [uuid() for _ in range(20)]
+    for task_id in ids:
+        app.AsyncResult(task_id).then(lambda result: calls.append(result.get()))
+    wait_until(lambda: subscribed(server, ids), "the subscriptions")
+    for i, task_id in enumerate(ids):
+        keep(i, task_id=task_id)
+    wait_until(lambda: sorted(calls) == list(range(20)), "all callbacks")
+
+
+def subscribed(server: RedisServer, ids: list[str]) -> bool:
+    return all(n for _, n in server.probe.pubsub_numsub(*(KEYS + task_id for task_id in ids)))
+
+
+def test_the_rights_of_stock_celery(
+    login: Callable[..., Celery],
+    keep: Callable[..., str],
+    guarded: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = login(*STOCK)
+    serves(app, keep, guarded)
+    # Through some heartbeats, without PING.
+    guarded.reset_calls()
+    wait_until(lambda: guarded.calls("unsubscribe") > 2, "signs of life")
+    serves(app, keep, guarded)
+    assert app.backend.result_consumer.statistics().connects == 1
+    told = [text for text in caplog.messages if REFUSES in text]
+    assert len(told) == len(set(told)) == 2
+    assert {name for name in ("MGET", "PING") if any(name in text for text in told)} == {
+        "MGET",
+        "PING",
+    }
+
+
+@pytest.mark.parametrize("command", ["mget", "ping", "hello", "unsubscribe", "client"])
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_each_of_our_commands_refused(
+    command: str,
+    protocol: int,
+    login: Callable[..., Celery],
+    keep: Callable[..., str],
+    guarded: RedisServer,
+) -> None:
+    app = login("on", ">secret", "~*", "&*", "+@all", f"-{command}")
+    # As client names are set by CLIENT, which is the user's own wish.
+    url = app.conf.result_backend
+    if command == "client":
+        url = url.partition("?")[0] + "?"
+    app.conf.result_backend = f"{url}&protocol={protocol}"
+    serves(app, keep, guarded)
+    serves(app, keep, guarded)
+    assert app.backend.result_consumer.statistics().connects == 1
+
+
+def test_no_look_at_what_is_stored(
+    login: Callable[..., Celery], keep: Callable[..., str], guarded: RedisServer
+) -> None:
+    app = login("on", ">secret", "~*", "&*", "+@all", "-mget", "-get")
+    comes(app, keep, guarded)
+    comes(app, keep, guarded)
+    with pytest.raises(redis.exceptions.NoPermissionError):  # as stock Celery has it
+        app.AsyncResult(keep()).state  # noqa: B018
+
+
+def test_a_subscription_that_is_refused_is_told(
+    login: Callable[..., Celery], keep: Callable[..., str], guarded: RedisServer
+) -> None:
+    app = login("on", ">secret", "~*", "&*", "+@all", "-subscribe")
+    assert app.AsyncResult(keep(7)).get(timeout=20) == 7  # it is stored, and needs none
+    errors = crowd(3, lambda i: error_of(app, uuid()))
+    assert all(isinstance(error, redis.exceptions.ResponseError) for error in errors)
+    assert "subscribe" in str(errors[0]).lower()
+
+
+def error_of(app: Celery, task_id: str, timeout: float = 20) -> Exception | None:
+    try:
+        app.AsyncResult(task_id).get(timeout=timeout)
+    except Exception as exc:
+        return exc
+    return None
+
+
+def test_one_refused_channel_concerns_its_own_task_alone(
+    login: Callable[..., Celery], keep: Callable[..., str], guarded: RedisServer
+) -> None:
+    app = login("on", ">secret", "~*", "resetchannels", f"&{KEYS}a*", "+@all")
+    ids = [f"a{uuid()}" for _ in range(10)] + [f"b{uuid()}"]
+
+    def get(i: int) -> object:
+        if i == len(ids):
+            wait_until(lambda: subscribed(guarded, ids[:-1]), "the subscriptions")
+            return [keep(j, task_id=task_id) for j, task_id in enumerate(ids[:-1])]
+        try:
+            return app.AsyncResult(ids[i]).get(timeout=20)
+        except redis.exceptions.ResponseError as exc:
+            return exc
+
+    *values, refused, _ = crowd(len(ids) + 1, get)
+    assert values == list(range(10))
+    assert "channel" in str(refused)
+    assert app.backend.result_consumer.statistics().connects == 1
+
+
+def test_one_forbidden_key_concerns_its_own_task_alone(
+    login: Callable[..., Celery], keep: Callable[..., str], guarded: RedisServer
+) -> None:
+    app = login("on", ">secret", f"~{KEYS}a*", "&*", "+@all")
+    ids = [keep(i, task_id=f"a{i}-{uuid()}") for i in range(10)] + [keep(task_id=f"b{uuid()}")]
+    *values, refused = crowd(len(ids), lambda i: value_or_error(app, ids[i]))
+    assert values == list(range(10))
+    assert isinstance(refused, redis.exceptions.ResponseError)
+
+
+def value_or_error(app: Celery, task_id: str) -> object:
+    try:
+        return app.AsyncResult(task_id).get(timeout=20)
+    except Exception as exc:
+        return exc
+
+
+def test_a_database_that_is_not_there_is_told(
+    guarded: RedisServer, make: Callable[..., Celery], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make(results=guarded.url("web", 99))
+    error = error_of(app, uuid())
+    assert not isinstance(error, TimeoutError)
+    assert "DB index" in str(error)
+    wait_until(lambda: "DB index" in caplog.text, "the log line")
+
+
+def test_a_select_that_is_refused_is_told(login: Callable[..., Celery]) -> None:
+    app = login("on", ">secret", "~*", "&*", "+@all", "-select")
+    error = error_of(app, uuid())
+    assert not isinstance(error, TimeoutError)
+    assert "select" in str(error)
+
+
+def test_cluster_mode_with_one_shard(make: Callable[..., Celery]) -> None:
+    """As serverless Redis is: no command for keys of several slots."""
+    server = RedisServer("--cluster-enabled", "yes")
+    try:
+        server.probe.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        wait_until(lambda: server.probe.cluster("INFO")["cluster_state"] == "ok", "the cluster")
+        app, worker = make(results=server.url("web")), make(results=server.url("worker"))
+
+        def keep(value: Any = 1, task_id: str | None = None) -> str:
+            task_id = task_id or uuid()
+            worker.backend.store_result(task_id, value, "SUCCESS")
+            return task_id
+
+        serves(app, keep, server)
+        serves(app, keep, server)
+        assert app.backend.result_consumer.statistics().connects == 1
+    finally:
+        server.end()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_how_many_connections(
+    protocol: int,
+    make: Callable[..., Celery],
+    store: Callable[..., str],
+    results: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = make(results=f"{results.url('counted')}&protocol={protocol}")
+    ids = [store(i) for i in range(50)]
+    with caplog.at_level(logging.INFO):
+        assert crowd(50, lambda i: app.AsyncResult(ids[i]).get(timeout=20)) == list(range(50))
+    expected = 2 if protocol == 2 else 1
+    assert app.backend.result_consumer.statistics().connections == expected
+    assert len(results.clients("counted")) == expected
+    assert "RESP3" not in caplog.text  # it was asked for, so there is nothing to tell
+
+
+def test_a_wait_of_resp2_looks_twice_at_most(
+    make: Callable[..., Celery], store: Callable[..., str], results: RedisServer
+) -> None:
+    """At once, and once more after the confirmation for what was not there."""
+    app = make(results=f"{results.url('web')}&protocol=2")
+    first, second = store(1), store(2)
+    assert app.AsyncResult(first).get(timeout=20) == 1
+    results.reset_calls()
+    assert app.AsyncResult(second).get(timeout=20) == 2
+    assert results.calls("mget") == 1
+    app.AsyncResult(uuid()).then(print)
+    wait_until(lambda: results.calls("mget") == 3, "both looks")
