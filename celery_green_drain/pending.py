@@ -436,6 +436,11 @@ class PendingTable:
         pending.listed = False
         self._since.pop(pending, None)
 
+    @property
+    def calls(self) -> int:
+        """How many are to call back. For everybody."""
+        return len(self._since)
+
     def overdue(self, age: float) -> Iterator[PendingResult]:
         """Yield those that were to call back *age* seconds ago, and that nobody waits for."""
         latest = time.monotonic() - age
