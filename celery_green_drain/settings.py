@@ -46,6 +46,9 @@ class Settings:
     #: Whether a polled store is called in native threads; None: where its driver blocks.
     threads: bool | None = None
 
+    #: Calls to a polled store that may be under way at once.
+    parallel: int = 10
+
     #: Seconds that the end of the process waits for callbacks that are pending; 0: not at all.
     exit_timeout: float = 2.0
 
@@ -127,6 +130,7 @@ def _seconds_or_none(name: str, value: Any) -> float:
 #: How each setting is checked that is no number of seconds: by its name and its value.
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "buffer": _count,
+    "parallel": _count,
     "exit_timeout": _seconds_or_none,
     "threads": _choice,
 }
