@@ -14,6 +14,7 @@ from .errors import (
     DrainerStopped,
     DrainerWarning,
     GreenDrainError,
+    ResultError,
     ResultEvicted,
     ResultNeverCame,
     TaskContextError,
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from .drainers.eventlet import EventletDrainer as EventletDrainer
     from .drainers.gevent import GeventDrainer as GeventDrainer
     from .drainers.thread import ThreadDrainer as ThreadDrainer
+    from .figures import Statistics
+    from .inspection.report import Report, report, statistics
+    from .inspection.serving import install_signal_report, wsgi_report
     from .watching import State, watch
 
 __version__ = "0.1.0"
@@ -34,20 +38,33 @@ __all__ = (
     "DrainerStopped",
     "DrainerWarning",
     "GreenDrainError",
+    "Report",
+    "ResultError",
     "ResultEvicted",
     "ResultNeverCame",
     "State",
+    "Statistics",
     "TaskContextError",
     "copy_current_task_context",
+    "install_signal_report",
+    "report",
+    "statistics",
     "watch",
+    "wsgi_report",
 )
 
 #: Imported at first use: Celery imports the package for every process, set or not.
 _LAZY = {
     "Drainer": ".drainers.base",
+    "Report": ".inspection.report",
     "State": ".watching",
+    "Statistics": ".figures",
     "copy_current_task_context": ".context",
+    "install_signal_report": ".inspection.serving",
+    "report": ".inspection.report",
+    "statistics": ".inspection.report",
     "watch": ".watching",
+    "wsgi_report": ".inspection.serving",
 }
 
 #: Imported only by name, and listed nowhere: each registers itself with Celery, in place of

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Optional, Protocol
 
 from celery import states
-from celery.exceptions import TimeoutError
 from vine.abstract import Thenable
 
 from .copies import Own, own_error, same_state, snapshot
 from .drainers.base import Drainer
+from .figures import Figures
 from .internals import as_text, known, learn
+from .lateness import timed_out
 from .promises import Loop, Promise, failure
 from .quoting import quoted
 
@@ -89,6 +90,8 @@ class Consumer(Loop, Protocol):
 
     def cannot_read(self, task_id: str, exc: Exception) -> None: ...
 
+    def timed_out(self) -> None: ...
+
 
 class Wait:
     """One caller that waits for one or more results, with a signal of its own.
@@ -97,12 +100,22 @@ class Wait:
     :param inbox: for what arrives, in place of a deque, which keeps all of it.
     """
 
-    __slots__ = ("_consumer", "_error", "_inbox", "_pending", "_signal", "_told", "messages")
+    __slots__ = (
+        "_began",
+        "_consumer",
+        "_error",
+        "_inbox",
+        "_pending",
+        "_signal",
+        "_told",
+        "messages",
+    )
 
     def __init__(
         self, consumer: Consumer, messages: bool = False, inbox: Inbox | None = None
     ) -> None:
         self.messages = messages
+        self._began = time.monotonic()
         self._consumer = consumer
         self._inbox: Inbox = deque() if inbox is None else inbox
         self._pending: list[PendingResult] = []
@@ -136,8 +149,9 @@ class Wait:
         self._signal.set()
 
     def interrupt(self, error: Exception) -> None:
-        """End the wait with a copy of *error*."""
-        self._error = error
+        """End the wait with a copy of *error*, unless it was interrupted before."""
+        if self._error is None:
+            self._error = error
         self._signal.set()
 
     def next(self, deadline: float | None = None, tick: float | None = None) -> Arrival | None:
@@ -161,7 +175,8 @@ class Wait:
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise TimeoutError("The operation timed out.")
+                    self._consumer.timed_out()
+                    raise timed_out(self._consumer, self._pending, time.monotonic() - self._began)
                 rest = left if tick is None else min(left, tick)
             if not self._signal.wait(rest) and rest == tick:
                 return None
@@ -218,6 +233,16 @@ class PendingResult(Promise):
         self._served = True
         self.consumer.want(self)
 
+    @property
+    def kinds(self) -> list[str]:
+        """How it is waited for: ``get``, ``watch`` (all that asks for each state), ``then``,
+        ``group``."""
+        waits = self.waits.copy()
+        kinds = {"watch" if wait.messages else "get" for wait in waits}
+        kinds.update(("then",) if self._callbacks else ())
+        kinds.update(("group",) if self._barriers else ())
+        return sorted(kinds)
+
     def forget(self) -> None:
         """The result was forgotten, or is being finalised: neither lock nor switch."""
         self._keep = None
@@ -239,27 +264,21 @@ class PendingResult(Promise):
         result = self._ref()
         if result is None or self.ready:
             return
+        followers = [wait for wait in snapshot(self.waits) if wait.messages]
         try:
-            told = self._tell_last(own)
+            metas = [own() for _ in followers]
             # A copy, as reading a result rebuilds its children in place.
-            learn(result, own() if told is None else dict(told))
+            learn(result, dict(metas[-1]) if metas else own())
         except Exception as exc:
             # Such as children that are none, or an exception class that is refused.
             self.consumer.cannot_read(self.task_id, exc)
             self.fail(exc)
             return
+        for wait, meta in zip(followers, metas):
+            wait.put(self, meta)
         self(result)
         if result.on_ready is not self:  # somebody has put another promise in its place
             self.loop.call(result.on_ready, result)
-
-    def _tell_last(self, own: Read) -> Meta | None:
-        """Tell the last state to all that want each; return what one of them got, if any did."""
-        told = None
-        for wait in snapshot(self.waits):
-            if wait.messages:
-                told = own()
-                wait.put(self, told)
-        return told
 
     def fail(self, error: Exception) -> None:
         """The result cannot be read, or will never come."""
@@ -308,15 +327,19 @@ class PendingResult(Promise):
 class Entry:
     """All that is known of one task id."""
 
-    __slots__ = ("latest", "pending", "pristine", "stored")
+    __slots__ = ("latest", "pending", "pristine", "since", "status", "stored")
 
     def __init__(self) -> None:
+        #: Since when it is waited for, by the monotonic clock.
+        self.since = time.monotonic()
         #: An ordered set.
         self.pending: dict[PendingResult, None] = {}
         #: Reads the latest state before the last; None: there was none.
         self.latest: Read | None = None
         #: That state, where nobody has it who may change it.
         self.pristine: Meta | None = None
+        #: The name of that state.
+        self.status: str | None = None
         #: Whether the store may know better: it was read from there and its message may be on
         #: the way still, or messages may have been lost.
         self.stored = False
@@ -343,7 +366,9 @@ class Entry:
 class PendingTable:
     """Task id → :class:`Entry`. Used by the drain loop alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+        #: The one first that is waited for longest.
         self._entries: dict[str, Entry] = {}
         #: Since when each that is to call back is listed, the longest first.
         self._since: OrderedDict[PendingResult, float] = OrderedDict()
@@ -373,6 +398,30 @@ class PendingTable:
             self._renew(pending)
         return new
 
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """A copy of all entries. For everybody: the loop goes on meanwhile."""
+        return self._entries.copy()
+
+    @property
+    def oldest(self) -> float | None:
+        """Seconds that the first has been waited for; None: there is none. For everybody."""
+        try:
+            entry = next(iter(self._entries.values()), None)
+        except RuntimeError:
+            return None  # it was just replaced
+        return None if entry is None else time.monotonic() - entry.since
+
+    @property
+    def calling(self) -> int:
+        """How many results are to call back. For everybody."""
+        return len(self._since)
+
+    def state(self, task_id: str) -> str | None:
+        """The latest state of a task that has not ended; None: none was seen. For everybody."""
+        entry = self._entries.get(task_id)
+        return None if entry is None else entry.status
+
     def _renew(self, pending: PendingResult) -> None:
         self._since[pending] = time.monotonic()
         self._since.move_to_end(pending)
@@ -380,6 +429,11 @@ class PendingTable:
     def _unlist(self, pending: PendingResult) -> None:
         pending.listed = False
         self._since.pop(pending, None)
+
+    @property
+    def calls(self) -> int:
+        """How many are to call back. For everybody."""
+        return len(self._since)
 
     def overdue(self, age: float) -> Iterator[PendingResult]:
         """Yield those that were to call back *age* seconds ago, and that nobody waits for."""
@@ -419,6 +473,7 @@ class PendingTable:
             return False
         if meta["status"] in states.READY_STATES:
             del self._entries[task_id]
+            self._figures.result(meta, entry.since)
             own = Own(meta, read)
             for pending in entry.pending:
                 self._unlist(pending)
@@ -427,7 +482,7 @@ class PendingTable:
         if stored and entry.latest is not None and not entry.stored:
             return False  # its message was faster
         repeated = entry.stored and entry.is_latest(meta)
-        entry.stored = stored
+        entry.stored, entry.status = stored, meta["status"]
         if not repeated:
             entry.notify(meta, read)
         return False
@@ -445,9 +500,12 @@ class PendingTable:
                 self._unlist(pending)
                 pending.fail(error)
 
-    def interrupt(self, error: Exception) -> None:
-        """End all waits with a copy of *error*. Callbacks stay."""
+    def interrupt(self, error: Callable[[str], Exception]) -> int:
+        """End all waits with what *error* makes of a task id; return how many. Callbacks stay."""
+        count = 0
         for entry in self._entries.values():
             for pending in entry.pending:
                 for wait in snapshot(pending.waits):
-                    wait.interrupt(error)
+                    wait.interrupt(error(pending.task_id))
+                    count += 1
+        return count

@@ -22,14 +22,17 @@ from typing import Any, Protocol
 from celery import states
 from celery.exceptions import TaskError
 from celery.result import ResultSet
+from celery.utils.dispatch import Signal
 from vine import barrier, promise
 from vine.abstract import Thenable
 
 from .copies import own_error
 from .django import close_old_connections
 from .errors import ResultNeverCame
+from .figures import Figures
 from .internals import known, leaves
 from .quoting import quoted
+from .signals import callback_raised
 
 __all__ = ("Loop", "PendingSet", "Promise", "failure")
 
@@ -39,11 +42,16 @@ logger = logging.getLogger(__name__)
 class Loop(Protocol):
     """What promises need of the drain loop; a result consumer is one."""
 
+    figures: Figures
+
     def in_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` in the drain loop, at its next turn. It must not block."""
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` beside the drain loop."""
+
+    def tell(self, signal: Signal, **arguments: Any) -> None:
+        """Send *signal*, beside the drain loop, to whoever listens."""
 
 
 class Callback:
@@ -57,17 +65,30 @@ class Callback:
         self._context = contextvars.copy_context()
         self._pid = os.getpid()
 
-    def run(self, name: str, error: BaseException | None, *args: Any) -> None:
+    def run(self, loop: Loop, name: str, error: BaseException | None, *args: Any) -> None:
         """Call it with *args*, in this greenlet. What it raises is logged, and reaches nobody else.
 
+        :param loop: what is told of it.
         :param name: what the log calls the result.
         :param error: the exception of a failed task, for ``on_error``.
         """
         # Greenlets exist in a forked child as well: what is on its way there is its parent's.
-        if os.getpid() == self._pid:
-            self._context.run(self._run, name, error, args)
+        if os.getpid() != self._pid:
+            return
+        raised: BaseException | None = None
+        figures = loop.figures
+        figures.running.add(self)
+        try:
+            raised = self._context.run(self._run, name, error, args)
+        finally:  # also where it is killed
+            figures.running.discard(self)
+            figures.callback_over(raised is not None)
+        if raised is not None:
+            loop.tell(callback_raised, name=name, exception=raised)
 
-    def _run(self, name: str, error: BaseException | None, args: tuple[Any, ...]) -> None:
+    def _run(
+        self, name: str, error: BaseException | None, args: tuple[Any, ...]
+    ) -> BaseException | None:
         try:
             try:
                 if error is not None and getattr(self.target, "on_error", None):
@@ -78,9 +99,11 @@ class Callback:
             finally:
                 # As Celery does after a task: a callback is no request, so Django does not do it.
                 close_old_connections()
-        except (Exception, SystemExit):
+        except (Exception, SystemExit) as exc:
             # Under green threads sys.exit() would end the main greenlet, and everybody's request.
             logger.exception("A callback of %s raised.", name)
+            return exc
+        return None
 
 
 class Promise:
@@ -163,7 +186,7 @@ class Promise:
         error = self._error(result)
         for callback in _taken(self._callbacks):
             own = None if error is None else own_error(error)
-            self.loop.call(callback.run, self._name(result), own, result)
+            self.loop.call(callback.run, self.loop, self._name(result), own, result)
 
     def _error(self, result: Any) -> BaseException | None:
         raise NotImplementedError("subclass responsibility")
@@ -286,7 +309,7 @@ class Gate:
             result_set.on_ready = PendingSet(result_set, self)
         if result_set is None:
             target = Callback(_thenable(callback, on_error))
-            callback = partial(self.loop.call, target.run, "a barrier", None)
+            callback = partial(self.loop.call, target.run, self.loop, "a barrier", None)
         self._listeners.append(callback)
         if self._early or self.ready:
             self.loop.in_loop(self._attend)

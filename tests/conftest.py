@@ -19,12 +19,16 @@ from celery.contrib.testing.worker import start_worker
 
 from . import tls_proxy
 from .green import DRAINER, MODE, limit, wait_until
+from .launch import PAGES
 from .ownership import watch_the_table
 from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
 from .servers import Process, RedisServer, Worker, free_port
 from .stores import configure_django
 from .tasks import make_app
+
+#: The pages are tested once, beside the modes.
+collect_ignore = [] if MODE == PAGES else ["pages"]
 
 #: For what runs in a gunicorn, whatever has patched this process.
 in_gunicorn = pytest.mark.skipif(MODE != "gevent", reason="gunicorn is a process of its own")
@@ -34,7 +38,7 @@ KINDS = ("redis", "rpc, rabbitmq", "rpc, redis", "rpc, memory")
 
 #: Seconds that a test may take, and its fixtures as long again. Where nothing can be raised any
 #: more, ``faulthandler_timeout`` in setup.cfg ends the process.
-LIMIT = 150
+LIMIT = 360 if MODE == PAGES else 150  # which wait for pip
 
 #: The fixtures of those whose app is the same for all tests of a module.
 SHARED = {"rpc, redis": "redis_rpc_app", "rpc, memory": "memory_app"}

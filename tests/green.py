@@ -15,7 +15,7 @@ from typing import Any
 from celery_green_drain import Drainer
 
 MODE = os.environ.get("TESTS_MODE", "unpatched")
-GREEN = MODE != "unpatched"
+GREEN = MODE in ("gevent", "eventlet")
 
 #: The ``result_drainer`` that fits this run.
 DRAINER = MODE if GREEN else "thread"

@@ -1,4 +1,7 @@
-"""``launch.py MODE [ARGUMENT...]``: run pytest in a process that MODE has patched first."""
+"""``launch.py MODE [ARGUMENT...]``: run pytest in a process that MODE has patched first.
+
+``pages`` is no mode, but what runs beside them: the tests of the pages, which patch nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import sys
 
 MODES = ("unpatched", "gevent", "eventlet")
+PAGES = "pages"
 
 
 def patch(mode: str) -> None:
@@ -21,7 +25,7 @@ def patch(mode: str) -> None:
         import eventlet
 
         eventlet.monkey_patch()
-    elif mode != "unpatched":
+    elif mode not in ("unpatched", PAGES):
         sys.exit(f"launch: {mode!r} is none of {', '.join(MODES)}")
 
 

@@ -61,8 +61,11 @@ def _all(cls: type) -> Iterator[type]:
 
 
 def _public(cls: type) -> list[tuple[str, Any]]:
+    """Its methods, but for those that only look, and say so."""
     return [
         (name, value)
         for name, value in vars(cls).items()
-        if inspect.isfunction(value) and not name.startswith("_")
+        if inspect.isfunction(value)
+        and not name.startswith("_")
+        and "For everybody." not in (value.__doc__ or "")
     ]

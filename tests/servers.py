@@ -23,13 +23,13 @@ import redis
 from celery_green_drain.demo.bundled import redis_server
 
 from .green import MODE, wait_until
-from .launch import MODES
+from .launch import MODES, PAGES
 
 
 def _ports() -> Iterator[int]:
     # Below those that the kernel gives to clients, and for each mode others, as the modes may be
     # tested at once: nobody else takes one before its server does.
-    first = 12_000 + 6_000 * MODES.index(MODE)
+    first = 6_000 + 6_000 * (PAGES, *MODES).index(MODE)
     start = random.randrange(6_000)
     for number in itertools.count(start):
         yield first + number % 6_000
@@ -46,6 +46,12 @@ def free_port() -> int:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", port))
             return port
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens on that port of the loopback device."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def redis_executable() -> str:
@@ -209,7 +215,7 @@ class Worker:
             TESTS_DRAINER=drainer,
             **environment,
         )
-        wait_until(self._ready, "the Celery worker", timeout=60)
+        wait_until(self._ready, "the Celery worker", timeout=120)
 
     def _ready(self) -> bool:
         if self.process.popen.poll() is not None:

@@ -50,8 +50,9 @@ def test_sizes_follow_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         if number % 3 == 0:
             kept.forget(str(number))
     assert kept._size == sum(len(one.body) for one in kept._read.values()) <= 5000
-    with pytest.raises(ResultEvicted):
+    with pytest.raises(ResultEvicted) as caught:
         kept.get("1")
+    assert caught.value.task_id == "1"
     assert kept.get("19")
 
 

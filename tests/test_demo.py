@@ -7,8 +7,11 @@ import re
 import subprocess
 import urllib.error
 import urllib.request
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+import redis
 
 from .green import GREEN
 from .rabbitmq import RabbitServer
@@ -49,6 +52,53 @@ def test_page_and_ctrl_c(broker: RedisServer) -> None:
             urllib.request.urlopen(f"{address}/add?x=two&y=3", timeout=30)
         with pytest.raises(urllib.error.HTTPError, match="409"):  # that Redis is not the demo's
             urllib.request.urlopen(f"{address}/restart", b"", timeout=30)
+
+
+def test_neighbours_and_other_sites_are_kept_out() -> None:
+    with site(*DEMO, measured=True) as address:
+        check_neighbours()
+
+        def status(path: str, method: str = "GET", **headers: str) -> int:
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            request = urllib.request.Request(f"{address}{path}", None, names, method=method)
+            try:
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    return int(response.status)
+            except urllib.error.HTTPError as exc:
+                return exc.code
+
+        port = address.rpartition(":")[2]
+        assert status("/", Sec_Fetch_Site="cross-site") == 200  # a link to it
+        assert status("/add?x=1&y=2") == 200  # by hand
+        assert status("/add?x=1&y=2", Sec_Fetch_Site="same-origin", Origin=address) == 200
+        assert status("/statistics", Host=f"localhost:{port}") == 200
+        assert status("/restart", "POST", Origin="http://evil.example") == 403
+        assert status("/restart", "POST", Sec_Fetch_Site="same-site") == 403
+        assert status("/squares?tasks=1", Sec_Fetch_Site="cross-site") == 403
+        assert status("/squares?tasks=1", Referer="http://evil.example/") == 403
+        assert status("/statistics", Host="evil.example") == 403
+        assert status("/statistics", Origin="http://[") == 403
+        assert status("/", Host=f"evil.example:{port}") == 403
+
+
+def check_neighbours() -> None:
+    """What any user of this machine may see of the demo's servers does not let him in."""
+    ports = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (process / "cmdline").read_bytes().decode()
+            parent = re.search(r"PPid:\s+(\d+)", (process / "status").read_text())
+            found = re.match(r"\S*(?:redis|valkey)-server 127\.0\.0\.1:(\d+)", command)
+            if found and parent and is_demo(parent[1]):
+                ports.append(int(found[1]))
+    assert len(ports) == 2
+    for port in ports:
+        with pytest.raises(redis.AuthenticationError), redis.Redis(port=port) as neighbour:
+            neighbour.config_set("dir", "/tmp")
+
+
+def is_demo(pid: str) -> bool:
+    return "celery_green_drain.demo" in Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def test_wrong_redis() -> None:

@@ -203,6 +203,7 @@ def test_callbacks_are_given_up_after_result_expires(
         wait_until(lambda: len(errors) == 101, "the errors")
         assert {type(error).__name__ for error in errors} == {"ResultNeverCame"}
         assert all(isinstance(error, TimeoutError) for error in errors)
+        assert {result.id for result in never} < {error.task_id for error in errors}
         assert "result_expires" in str(errors[0])
         wait_until(lambda: statistics().pending == 1, "the end of all but the one in get()")
         wait_until(lambda: "Their callbacks are given up" in caplog.text, "the log line")
@@ -403,8 +404,10 @@ def test_the_end_of_the_interpreter_in_an_outage(
         proxy.tell(fault)
         begun = time.monotonic()
         out, err = script.communicate("\n", timeout=60)
-        assert (script.returncode, out, err) == (0, "", "")
-        assert time.monotonic() - begun < 2 + 4  # the four have two seconds together
+        told = "The process ends, and no result of task "
+        assert (script.returncode, out.count("\n"), out.count(told), err) == (0, 4, 4, "")
+        # The four have two seconds together for their callbacks, and two for their farewell.
+        assert time.monotonic() - begun < 2 + 2 + 4
 
 
 @in_gunicorn

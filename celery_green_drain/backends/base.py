@@ -16,6 +16,7 @@ from ..consumers.base import ResultConsumer
 from ..context import is_lost, know_running_tasks, without_task
 from ..drainers import check
 from ..internals import disown_pools, known, leaves, make_known
+from ..lateness import not_ready
 from ..pending import PendingResult, Wait, deadline
 from ..promises import failure
 from ..settings import Settings
@@ -197,7 +198,7 @@ class DrainedBackendMixin:
 
         :raises celery.exceptions.TimeoutError: where one is not ready.
         """
-        ready = []
+        ready, missing = [], []
         for result in results:
             meta = self.get_task_meta(result.id)
             if on_message is not None:
@@ -205,8 +206,10 @@ class DrainedBackendMixin:
             make_known(result, meta)
             if meta["status"] in states.READY_STATES:
                 ready.append(result)
-        if len(ready) < len(results):
-            raise TimeoutError("The operation timed out.")
+            else:
+                missing.append((result, meta))
+        if missing:
+            raise not_ready(missing)
         return iter(ready)
 
     # -- pickling

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from .. import drainers, forks
+from celery.utils.dispatch import Signal
+
+from .. import __version__, drainers, exits, forks, signals
+from ..addresses import result_address
 from ..drainers.base import Drainer
 from ..drainers.drained import Drained
 from ..drainers.mailbox import Mailbox
 from ..errors import DrainerStopped, ResultNeverCame
+from ..figures import Figures, Statistics
 from ..pending import Meta, PendingResult, PendingTable, Wait
 from ..quoting import one_line, quoted
 from ..settings import Settings
 
-__all__ = ("OutOfStep", "ResultConsumer", "Statistics")
+__all__ = ("OutOfStep", "ResultConsumer")
 
 logger = logging.getLogger(__name__)
 
+
+#: Seconds between two looks whether the end of the process has to wait any longer.
+LOOK = 0.01
 
 #: Seconds until the next attempt where no thread could be started for a callback.
 LACK = 0.05
@@ -30,27 +39,6 @@ LACK = 0.05
 
 class OutOfStep(Exception):
     """Raised where what comes does not fit what was asked: the connection is to be given up."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What a result consumer has done in this process, and what it holds now."""
-
-    #: The drainer that serves, by its class; None: nobody has waited yet.
-    drainer: str | None
-    #: Task ids that somebody waits for.
-    pending: int
-    #: Results handed to those who wait.
-    delivered: int
-    #: Messages that could not be read.
-    unreadable: int
-    #: Connections that the drainer holds.
-    connections: int
-    #: Times that they were opened.
-    connects: int
-    #: Results that were dropped, as too many came that nobody had asked for. Only where they come
-    #: over a message queue.
-    evicted: int
 
 
 class ResultConsumer(Drained):
@@ -72,20 +60,29 @@ class ResultConsumer(Drained):
     ) -> None:
         self.settings: Settings = backend.drainer_settings
         self.retry_max = self.settings.retry_max
+        self.exit_timeout = self.settings.exit_timeout
         # Weak, as a running loop is kept alive by its hub: with the last result and the
         # app the backend goes, and the loop with it.
         self._backend = weakref.ref(backend, self._orphaned)
         self._begin()
         forks.register(self)
+        exits.register(self)
 
     def _begin(self) -> None:
         """Start with nothing: at first, and in the child after a fork."""
-        self.table = PendingTable()
+        self.figures = Figures()
+        self.table = PendingTable(self.figures)
         self._chosen: dict[str, Drainer] = {}
-        self._delivered = 0
-        self._unreadable = 0
-        self._connects = 0
+        #: What the log was told of last: what is drained.
+        self._drained = ""
         self._lacking = False
+        #: Calls beside the loop that have not ended: an ordered set.
+        self._under_way: dict[object, None] = {}
+        #: Results that callbacks wait for, as the process ends.
+        self.given_up = 0
+        self._told = False
+        #: Those that have found no thread as the process ends.
+        self._late: deque[Callable[[], object]] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self.table)} tasks pending, {self._drainer!r}>"
@@ -122,14 +119,17 @@ class ResultConsumer(Drained):
 
     def statistics(self) -> Statistics:
         """Figures for logs, health checks and tests. Cheap; a snapshot."""
+        drainer = self._drainer
         return Statistics(
-            drainer=type(self._drainer).__name__ if self._chosen else None,
+            on=True,
+            drainer=None if drainer is None else type(drainer).__name__,
+            running=drainer is not None and drainer.running,
             pending=len(self.table),
-            delivered=self._delivered,
-            unreadable=self._unreadable,
+            callbacks_pending=self.table.calling,
+            oldest=self.table.oldest,
             connections=self.connections,
-            connects=self._connects,
             evicted=self.evictions,
+            **self.figures.counts(),
         )
 
     # -- for everybody
@@ -150,18 +150,50 @@ class ResultConsumer(Drained):
         if not drainer.is_local():
             self.in_loop(self.call, function, *args)
             return
+        token = object()
+        self._under_way[token] = None
         try:
-            drainer.call(function, *args)
+            drainer.call(self._called, token, function, args)
             self._lacking = False
         except RuntimeError as exc:  # no more threads can be started
+            self._under_way.pop(token, None)
+            late = self._late
+            if late is not None:
+                late.append(partial(function, *args))
+                return
             if not self._lacking:
                 logger.warning("Callbacks have to wait: %s", exc)
             self._lacking = True
             self.in_loop(drainer.mailbox.later, LACK, self.call, function, *args)
 
+    def _called(
+        self, token: object, function: Callable[..., object], args: tuple[Any, ...]
+    ) -> None:
+        try:
+            function(*args)
+        finally:
+            self._under_way.pop(token, None)
+
     def in_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` in the drain loop, at its next turn. It must not block."""
         self.drainer.ask(function, *args)
+
+    def timed_out(self) -> None:
+        """A wait has ended by its timeout."""
+        drainer = self._drainer
+        if drainer is not None:
+            drainer.mailbox.post(self.figures.timeout)
+
+    def tell(self, signal: Signal, **arguments: Any) -> None:
+        """Send *signal*, beside the drain loop, to whoever listens."""
+        backend = self.backend
+        if backend is None or not signal.receivers:
+            return
+        arguments["at"] = time.time()
+        try:
+            self.drainer.call(signals.send, signal, backend.app, arguments)
+        except RuntimeError as exc:  # no more threads can be started
+            logger.warning("The receivers of %s are not told: %s", signal.name, exc)
 
     # -- for the drain loop
 
@@ -182,14 +214,48 @@ class ResultConsumer(Drained):
     def forget_connections(self) -> object:
         """Return what is open, which belongs to another process now, without touching it."""
 
+    def on_drainer_start(self) -> None:
+        backend = self.backend
+        if backend is not None:
+            app = backend.app
+            self._drained = f"the results of the app {app.main!r} from {self.address}"
+            logger.info(
+                "celery_green_drain %s: %s drains %s.",
+                __version__,
+                self.drainer.label,
+                self._drained,
+            )
+            self._tell_of_drainer(signals.drainer_started)
+
+    def on_lost(self, error: str, first: bool) -> None:
+        self.figures.lost(error, first)
+        if first:
+            self.tell(signals.connection_lost, error=error, address=self.address)
+
+    def on_back(self, seconds: float, attempts: int) -> None:
+        self.figures.back(seconds)
+        self.tell(signals.connection_back, seconds=seconds, attempts=attempts, address=self.address)
+
     def on_drainer_end(self, stopped: bool) -> None:
         self.disconnect()
+        self.figures.connected_since = None
         if stopped:
+            if self._drained:
+                logger.info("%s no longer drains %s.", self.drainer.label, self._drained)
+                self._drained = ""
             while len(self.mailbox) and self.backend is not None:
                 self.mailbox.read()
-            self.table.interrupt(
-                DrainerStopped("The result drainer was stopped while this result was waited for.")
-            )
+            self.figures.stopped += self.table.interrupt(_stopped)
+            self._tell_of_drainer(signals.drainer_stopped)
+
+    def _tell_of_drainer(self, signal: Signal) -> None:
+        self.tell(signal, drainer=self.drainer.label, address=self.address)
+
+    @property
+    def address(self) -> str:
+        """Where the results come from, without the password."""
+        backend = self.backend
+        return "" if backend is None else result_address(backend.app)
 
     def _want(self, pending: PendingResult, wait: Wait | None) -> None:
         backend = self.backend  # held, or it might go in the middle
@@ -212,13 +278,15 @@ class ResultConsumer(Drained):
         if not expires:
             return
         overdue = list(self.table.overdue(expires))
+        self.figures.given_up += len(overdue)
         for pending in overdue:
-            pending.fail(
-                ResultNeverCame(
-                    f"No result of task {quoted(pending.task_id)} has come within result_expires, "
-                    f"which is {expires:g} s: the task was not run, or its result got lost."
-                )
+            error = ResultNeverCame(
+                f"No result of task {quoted(pending.task_id)} has come within result_expires, "
+                f"which is {expires:g} s: the task was not run, or its result got lost.",
+                pending.task_id,
             )
+            pending.fail(error)
+            self.tell(signals.result_given_up, task_id=pending.task_id, exception=error)
         if overdue:
             logger.warning(
                 "The results of %d tasks have not come within result_expires, which is %g s, the "
@@ -247,8 +315,6 @@ class ResultConsumer(Drained):
         except Exception as exc:
             self.cannot_read(task_id, exc)
             return self.on_unreadable(task_id, exc, stored)
-        if last:
-            self._delivered += 1
         return last
 
     def on_unreadable(self, task_id: str, exc: Exception, stored: bool) -> bool:
@@ -258,10 +324,68 @@ class ResultConsumer(Drained):
 
     def cannot_read(self, task_id: str, exc: Exception) -> None:
         """Count and log what has come for *task_id*."""
-        self._unreadable += 1
+        self.figures.unreadable += 1
         logger.error("The result of task %s cannot be read: %s", quoted(task_id), one_line(exc))
 
     # -- the ends of things
+
+    def wait_for_callbacks(self, deadline: float) -> None:
+        """Wait until none is pending or under way, but not after *deadline*."""
+        self._wait_while(lambda: self._calls_to_come or self._calls_under_way, deadline)
+
+    def wait_for_calls(self, deadline: float) -> bool:
+        """Wait until none is under way; return whether there is one at *deadline*."""
+        self._wait_while(lambda: self._calls_under_way, deadline)
+        return bool(self._under_way or self._late)
+
+    def _wait_while(self, condition: Callable[[], bool], deadline: float) -> None:
+        if self._drainer is None:
+            return
+        if self._late is None:
+            self._late = deque()  # from now on threads may be refused
+        quiet = 0
+        while quiet < 2:  # as the loop may be just between a result and its callbacks
+            quiet = 0 if condition() else quiet + 1
+            rest = deadline - time.monotonic()
+            if rest <= 0:
+                return
+            while self._late:
+                self._late.popleft()()
+            self._drainer.sleep(min(rest, LOOK))
+
+    @property
+    def _calls_to_come(self) -> bool:
+        return self._drainer is not None and self._drainer.running and self.table.calls > 0
+
+    @property
+    def _calls_under_way(self) -> bool:
+        # A note may be of a result that was asked for just now, or of one that has come.
+        drainer = self._drainer
+        noted = drainer is not None and drainer.running and len(drainer.mailbox) > 0
+        return noted or bool(self._under_way or self._late)
+
+    def give_up_callbacks(self, at_once: bool) -> None:
+        """Begin to tell those whose result has not come: in the drain loop, or *at_once*, here."""
+        drainer = self._drainer
+        if drainer is None or self._told:
+            return
+        if at_once or not drainer.running:
+            self._give_up()
+        else:
+            # What was asked for just before has been noticed by then.
+            self.in_loop(self._give_up)
+
+    def _give_up(self) -> None:
+        if self._told:
+            return
+        self._told = True
+        self.given_up = self.table.calls
+        for pending in list(self.table.overdue(0)):
+            pending.fail(
+                ResultNeverCame(
+                    f"The process ends, and no result of task {quoted(pending.task_id)} has come."
+                )
+            )
 
     def _orphaned(self, _: object) -> None:
         drainer = self._drainer
@@ -291,3 +415,11 @@ class ResultConsumer(Drained):
 
     def cancel_for(self, task_id: str) -> None:
         """Do nothing: whoever waits for *task_id* cancels by ending its wait."""
+
+
+def _stopped(task_id: str) -> DrainerStopped:
+    return DrainerStopped(
+        f"The result drainer was stopped while the result of task {quoted(task_id)} was waited "
+        f"for. The task itself goes on, and waiting again starts the drainer anew.",
+        task_id,
+    )

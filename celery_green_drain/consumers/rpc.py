@@ -18,6 +18,7 @@ from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
 from celery.signals import worker_process_shutdown
 from kombu.exceptions import DecodeError, KombuError
 
+from .. import exits
 from ..copies import Own
 from ..drainers.base import Drainer
 from ..internals import as_text
@@ -115,7 +116,7 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         try:
             self._receive(message)
         except Exception:
-            self._unreadable += 1
+            self.figures.unreadable += 1
             logger.exception("A message of the reply queue could not be taken: %.200r", message)
 
     def _receive(self, message: Any) -> None:
@@ -160,11 +161,11 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         except Exception as exc:
             pending.fail(exc)
         else:
-            self.mailbox.post(self._got, pending.task_id)
+            self.mailbox.post(self._got, pending.task_id, {"status": meta["status"]})
             pending.resolve(lambda: meta)
 
-    def _got(self, task_id: str) -> None:
-        self._delivered += 1
+    def _got(self, task_id: str, meta: Meta) -> None:
+        self.figures.result(meta, time.monotonic())
         self.buffer.mark_read(task_id)
 
     def on_wanted(self, task_id: str) -> None:
@@ -231,6 +232,7 @@ _leavers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
 @atexit.register
 @worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
 def _leave(**kwargs: Any) -> None:
+    exits.finish()  # which results may still come for
     deadline = time.monotonic() + FAREWELL
     for drainer in [consumer.leave() for consumer in list(_leavers)]:
         if drainer is not None:

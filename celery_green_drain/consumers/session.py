@@ -61,7 +61,7 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
         try:
             if session is None:
                 self._session = self.open_session()
-                self._connects += 1
+                self.figures.connected()
                 self._opened = time.monotonic()
                 self.mailbox.look()
             else:

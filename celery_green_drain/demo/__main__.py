@@ -49,6 +49,7 @@ def _run(interrupt: Interrupt, options: argparse.Namespace) -> int:
             options.workers,
             options.preload,
             Stores(options.backend, options.broker, options.redis),
+            options.name or (),
         )
         if options.check:
             return check(children, site)
@@ -73,6 +74,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=_between(0, 65535), default=8000, help="port; 0: a free one (%(default)s)")
+    add(
+        "--name",
+        action="append",
+        help="a name by which it is asked, besides its address and this machine's own names",
+    )
     add("--workers", type=_between(1, 64), default=1, help="web processes (%(default)s)")
     add("--preload", action="store_true", help="load the application before gunicorn forks")
     add(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.error import URLError
 from urllib.parse import urlsplit, urlunsplit
@@ -49,9 +51,18 @@ class Site:
 
 
 def start(
-    children: Children, host: str, port: int, workers: int, preload: bool, stores: Stores
+    children: Children,
+    host: str,
+    port: int,
+    workers: int,
+    preload: bool,
+    stores: Stores,
+    names: Iterable[str] = (),
 ) -> Site:
-    """Start everything, and wait until it answers."""
+    """Start everything, and wait until it answers.
+
+    :param names: by which it may be asked, besides its address and this machine's own names.
+    """
     with listen(host, port) as listener:
         broker, results = _urls(children, stores)
         client_name = f"celery-green-drain-demo-{os.getpid()}"
@@ -64,6 +75,7 @@ def start(
             broker,
             _named(results, client_name) if results else "rpc://",
             keeper=0 if results is None or stores.redis else os.getpid(),
+            names=[host, *names],
         )
         url = _url(host, listener.getsockname()[1])
     children.wait_for(celery, lambda: " ready." in celery.log())
@@ -121,11 +133,17 @@ def _start_redis(children: Children, name: str, *options: str) -> tuple[Child, s
 
     server = redis_server()
     assert server
+    # Without one, another user of this machine could have Redis write files as this one. In a file
+    # of a folder that nobody else may read, as everybody sees what a process was started with.
+    password = secrets.token_urlsafe(24)
+    configuration = children.folder / f"redis-{secrets.token_hex(4)}.conf"
+    configuration.write_text(f"requirepass {password}\n", encoding="utf-8")
     with listen("127.0.0.1", 0) as listener:  # to find a free port; closed again
         port = listener.getsockname()[1]
     child = children.start(
         name,
         server,
+        str(configuration),
         *("--bind", "127.0.0.1", "--port", str(port)),
         *("--dir", str(children.folder), "--save", "", *options),
     )
@@ -136,9 +154,9 @@ def _start_redis(children: Children, name: str, *options: str) -> tuple[Child, s
         except redis.ConnectionError:
             return False
 
-    with redis.Redis(port=port) as probe:
+    with redis.Redis(port=port, password=password) as probe:
         children.wait_for(child, pings)
-    return child, f"redis://127.0.0.1:{port}/0"
+    return child, f"redis://:{password}@127.0.0.1:{port}/0"
 
 
 def _require(url: str) -> None:
@@ -186,6 +204,7 @@ def _start_gunicorn(
     broker: str,
     results: str,
     keeper: int,
+    names: Iterable[str],
 ) -> Child:
     return children.start(
         "The web server",
@@ -197,6 +216,7 @@ def _start_gunicorn(
         CELERY_GREEN_DRAIN_DEMO_BROKER=broker,
         CELERY_GREEN_DRAIN_DEMO_RESULTS=results,
         CELERY_GREEN_DRAIN_DEMO_REDIS_KEEPER=str(keeper),
+        CELERY_GREEN_DRAIN_DEMO_NAMES=",".join(names),
         # Newer versions put a control socket there, or else in the home directory.
         XDG_RUNTIME_DIR=str(children.folder),
     )

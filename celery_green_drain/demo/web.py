@@ -7,12 +7,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 from celery import group
 from celery.exceptions import TimeoutError
@@ -42,6 +45,45 @@ FIGURES = 0.25
 
 #: The process to signal for a restart of the results' Redis; 0: that is not the demo's own.
 REDIS_KEEPER = int(os.environ.get("CELERY_GREEN_DRAIN_DEMO_REDIS_KEEPER", 0))
+
+
+#: The names by which the demo may be asked, besides addresses.
+NAMES = {
+    "localhost",
+    socket.gethostname().lower(),
+    *filter(None, os.environ.get("CELERY_GREEN_DRAIN_DEMO_NAMES", "").lower().split(",")),
+}
+
+
+@web.before_request
+def check_origin() -> None:
+    """Refuse what a page of another site sends: it would come with this user's rights."""
+    name = _split(f"//{request.host}").hostname or ""
+    # A site that gives its own name this machine's address becomes one with the demo.
+    if not (name in NAMES or _is_address(name)):
+        abort(403, f"The demo is not {name!r}. If it is to be, start it with --name {name}.")
+    if request.path == "/":
+        return  # it shows the page, wherever the link to it is
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    origins = [request.headers.get(header) for header in ("Origin", "Referer")]
+    others = [one for one in origins if one and _split(one).netloc != request.host]
+    if others or site not in ("same-origin", "none"):
+        abort(403, "The demo takes requests from its own page only.")
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 @web.get("/")

@@ -77,6 +77,11 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
         life = "retired" if self._retired else self._life.value
         return f"<{type(self).__name__}: {life}, {self.outage!r}, {self.mailbox!r}>"
 
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return type(self).__name__
+
     # -- life
 
     @property
@@ -117,8 +122,9 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
         Who still waits gets :exc:`~celery_green_drain.DrainerStopped`. Callbacks stay
         registered, and are served after the next :meth:`start`. Further calls have no effect.
         """
-        ended = self._ended
-        if self.running:
+        with self._lock:  # a start() under way is over then, and is stopped as well
+            ended, running = self._ended, self.running
+        if running:
             self.ask_to_stop()
             ended.wait(timeout)
 
@@ -149,6 +155,7 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
     def run(self) -> None:
         """The loop itself: what :meth:`start` spawns."""
         try:
+            self.drained.on_drainer_start()
             while not self._ending:
                 self.turn()
         except Abandoned:
@@ -175,14 +182,17 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
                 self._failed(exc)
             return
         if not self.outage.over and self.drained.connected:
-            self.outage.held()
+            attempts, seconds = self.outage.failures, self.outage.held()
+            if seconds is not None:
+                self.drained.on_back(seconds, attempts)
         turned, self._turned = self._turned, self._broadcast()
         turned.set()
 
     def _failed(self, exc: Exception) -> None:
         refused = isinstance(exc, self.drained.refusals)
         expected = isinstance(exc, self.drained.connection_errors)
-        self.outage.failed(exc, expected, refused)
+        first = self.outage.over
+        self.drained.on_lost(self.outage.failed(exc, expected, refused), first)
         pause = self.backoff.pause(self.outage.failures)
         until = time.monotonic() + (min(pause, REFUSED) if refused else pause)
         # Notes are read meanwhile: much of what they ask for needs no connection.

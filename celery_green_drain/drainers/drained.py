@@ -32,6 +32,15 @@ class Drained(ABC):
         :raises Exception: where the connection is lost; the next call opens another one.
         """
 
+    def on_drainer_start(self) -> None:
+        """The loop has begun."""
+
+    def on_lost(self, error: str, first: bool) -> None:
+        """A turn has failed with *error*, the *first* one of an outage or a further one."""
+
+    def on_back(self, seconds: float, attempts: int) -> None:
+        """The outage is over."""
+
     def on_drainer_end(self, stopped: bool) -> None:
         """The loop has ended, on request (*stopped*) or because it was killed."""
 

@@ -38,10 +38,16 @@ class _Foreign(ThreadDrainer):
         self._leaving = False
         self._theirs = cls(self)
 
+    @property
+    def label(self) -> str:
+        return type(self._theirs).__name__
+
     def start(self) -> None:
         if not self._retired:
-            self._life = Life.RUNNING
+            begins, self._life = self._life is Life.IDLE, Life.RUNNING
             self._theirs.start()
+            if begins:
+                self.drained.on_drainer_start()
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         self.ask_to_stop()

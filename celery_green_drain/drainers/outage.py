@@ -67,8 +67,8 @@ class Outage:
         """Whether the connection holds."""
         return not self.failures
 
-    def failed(self, exc: Exception, expected: bool, refused: bool) -> None:
-        """Take notice of one more failure.
+    def failed(self, exc: Exception, expected: bool, refused: bool) -> str:
+        """Take notice of one more failure; return it as text.
 
         :param expected: whether it is one that a lost connection raises.
         :param refused: whether the server has refused us.
@@ -82,7 +82,7 @@ class Outage:
         kind, first = type(exc).__name__, not self._kinds
         soon = now - self._reported_at < REPORT
         if kind in self._kinds or (expected and not refused and not first and soon):
-            return
+            return self.error
         self._kinds.add(kind)
         self._reported_at = now
         if first:
@@ -103,17 +103,21 @@ class Outage:
                 "who wait: %s",
                 self.error,
             )
+        return self.error
 
-    def held(self) -> None:
-        """The connection works. If that lasts, the outage is over."""
+    def held(self) -> float | None:
+        """The connection works. If that lasts, the outage is over: return its seconds."""
         now = time.monotonic()
         if self._back_at is None:
             self._back_at = now
-        if now - self._back_at >= STEADY:
-            logger.warning(
-                "The connection that results come over is back after %.1f s (%d attempts).",
-                self._back_at - self._lost_at,
-                self.failures,
-            )
-            self.failures = 0
-            self._kinds.clear()
+        if now - self._back_at < STEADY:
+            return None
+        seconds = self._back_at - self._lost_at
+        logger.warning(
+            "The connection that results come over is back after %.1f s (%d attempts).",
+            seconds,
+            self.failures,
+        )
+        self.failures = 0
+        self._kinds.clear()
+        return seconds

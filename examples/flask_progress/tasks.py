@@ -9,7 +9,7 @@ REDIS = os.environ.get("REDIS_URL", "redis://localhost:6379")
 
 app = Celery("tasks", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
 app.conf.update(
-    result_drainer="gevent",
+    result_drainer="auto",  # gevent or eventlet, whichever has patched the process
     broker_connection_retry_on_startup=True,
 )
 

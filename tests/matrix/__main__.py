@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -31,8 +30,8 @@ def main() -> int:
         for outcome in pool.map(runner.run, cells):
             outcomes.append(outcome)
             _show(outcome)
-    if options.out:
-        _write(outcomes, Path(options.out))
+            if options.out:
+                _write(outcome, Path(options.out))
     failed = [outcome.cell.name for outcome in outcomes if outcome.failures]
     skipped = [outcome.cell.name for outcome in outcomes if outcome.skipped]
     print(f"{len(outcomes)} cells, failed: {_names(failed)}; skipped: {_names(skipped)}")
@@ -52,7 +51,7 @@ def _options() -> argparse.Namespace:
     add("--quick", action="store_true", help="the oldest and the newest of everything only")
     add("--list", action="store_true", help="list the cells")
     add("--jobs", type=int, default=2, help="cells that run at once (%(default)s)")
-    add("--out", metavar="FOLDER", help="write the table there, for the docs")
+    add("--out", metavar="FILE", help="a table to put the outcomes into, such as that of the docs")
     options = parser.parse_args()
     unknown = set(options.cells) - {cell.name for cell in CELLS}
     if unknown:
@@ -76,25 +75,26 @@ def _show(outcome: Outcome) -> None:
     sys.stdout.flush()
 
 
-def _write(outcomes: list[Outcome], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "cells.csv").open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["cell", "Python", *SHOWN, "server", "tests", "verdict"])
-        for outcome in outcomes:
-            there = outcome.versions
-            table.writerow(
-                [
-                    outcome.cell.name,
-                    there.get("python", outcome.cell.python),
-                    *(there.get(name, "") for name in SHOWN),
-                    outcome.cell.redis if outcome.cell.parts else "",
-                    "; ".join(f"{mode}: {passed}" for mode, passed in outcome.passed.items()),
-                    outcome.verdict,
-                ]
-            )
-    system = f"{platform.system()} {platform.machine()}"
-    (folder / "made.txt").write_text(f"Made by ``scripts/matrix`` on {date.today()}, {system}.\n")
+def _write(outcome: Outcome, file: Path) -> None:
+    """Put the row of *outcome* into the table of *file*, in place of an older one."""
+    rows: dict[str, list[str]] = {}
+    if file.exists():
+        with file.open(newline="") as table:
+            rows = {row[0]: row for row in csv.reader(table)}
+    there = outcome.versions
+    rows[outcome.cell.name] = [
+        outcome.cell.name,
+        there.get("python", outcome.cell.python),
+        *(there.get(name, "") for name in SHOWN),
+        outcome.cell.redis if outcome.cell.parts else "",
+        outcome.result,
+        date.today().isoformat(),
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as table:
+        lines = csv.writer(table, lineterminator="\n")
+        lines.writerow(["cell", "Python", *SHOWN, "server", "tests", "on"])
+        lines.writerows(rows[cell.name] for cell in CELLS if cell.name in rows)
 
 
 if __name__ == "__main__":

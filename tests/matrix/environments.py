@@ -100,6 +100,8 @@ def python_of(folder: Path) -> str:
 def make(cell: Cell, python: str, wheel: Path, folder: Path) -> None:
     """Install *cell* into *folder*, and see that it is whole before the tests' tools come.
 
+    From wheels alone: that it can be had without a compiler is part of what is claimed.
+
     :raises Failure: where it cannot be installed, or is not whole.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -108,7 +110,7 @@ def make(cell: Cell, python: str, wheel: Path, folder: Path) -> None:
     prerelease = "allow" if cell.prereleases else "if-necessary-or-explicit"
     uv(
         "install it",
-        *(*install, "--prerelease", prerelease, *_floors(cell, python, folder)),
+        *(*install, "--no-build", "--prerelease", prerelease, *_floors(cell, python, folder)),
         *(f"celery-green-drain[{cell.extras}] @ {wheel.as_uri()}", *cell.pins),
     )
     if cell.without:

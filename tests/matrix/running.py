@@ -48,6 +48,12 @@ class Outcome:
             return f"skipped: {self.skipped}"
         return "failed" if self.failures else "passed"
 
+    @property
+    def result(self) -> str:
+        """What the tests have come to, in a line."""
+        by_mode = "; ".join(f"{mode}: {passed}" for mode, passed in self.passed.items())
+        return by_mode if by_mode and not self.skipped else self.verdict
+
 
 class Runner:
     """Runs cells in *folder*, with the wheel that is built there first."""
@@ -124,6 +130,14 @@ class Runner:
                 suite.wait()
         text = log.read_text()
         counted = re.findall(r"^=*\s*(\d+ (?:passed|failed).*?) in [\d.]+s", text, re.MULTILINE)
-        outcome.passed[mode] = counted[-1] if counted else "no end"
+        outcome.passed[mode] = _shortened(counted[-1]) if counted else "no end"
         if suite.returncode:
             outcome.failures.append(f"{mode}: {outcome.passed[mode]}\n{text[-20_000:]}")
+
+
+def _shortened(counted: str) -> str:
+    """What of pytest's last line tells something of the versions."""
+    parts = counted.split(", ")
+    return ", ".join(
+        part for part in parts if not part.endswith(("deselected", "warnings", "warning"))
+    )

@@ -23,10 +23,10 @@ from .worker import Step
 __all__ = ("ALL", "LATE", "PATIENCE", "Call", "Oracle", "Plan", "Wait")
 
 #: Seconds after which a result that has come is late, unless something was in its way.
-LATE = 8.0
+LATE = 15.0
 
 #: Seconds after which a wait never ends.
-PATIENCE = 45.0
+PATIENCE = 60.0
 
 #: Lines of what happened last that are shown with a fault.
 TAIL = 40

@@ -7,7 +7,7 @@ REDIS = os.environ.get("REDIS_URL", "redis://localhost:6379")
 
 CELERY_BROKER_URL = f"{REDIS}/0"
 CELERY_RESULT_BACKEND = f"{REDIS}/1"
-CELERY_RESULT_DRAINER = "gevent"
+CELERY_RESULT_DRAINER = "auto"  # gevent or eventlet, whichever has patched the process
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 
 FOLDER = Path(__file__).resolve().parents[1]

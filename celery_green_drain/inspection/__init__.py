@@ -1,0 +1,1 @@
+"""To see inside: reports of this process, metrics, and the doctor."""

@@ -1,0 +1,374 @@
+"""To see inside: figures, the report, and events."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+from celery import Celery, uuid
+from celery.exceptions import ImproperlyConfigured, TimeoutError
+from celery.utils.dispatch import Signal
+
+from celery_green_drain import (
+    DrainerStopped,
+    ResultNeverCame,
+    Statistics,
+    addresses,
+    report,
+    signals,
+    statistics,
+    watch,
+    wsgi_report,
+)
+
+from .conftest import Line
+from .green import DRAINER, GREEN, MODE, size, spawn, spawn_get, wait_until
+from .servers import Process, RedisServer
+from .tasks import make_app
+
+# -- off, and at the beginning
+
+
+def test_off() -> None:
+    app = Celery(backend="redis://")
+    assert statistics(app) == Statistics(on=False)
+    assert "off: result_drainer is not set" in str(report(app))
+    app.conf.result_backend = "django-db"
+    assert report(app)["statistics"]["on"] is False
+
+
+def test_on_and_not_serving() -> None:
+    app = Celery(backend="celery.backends.redis:RedisBackend")
+    app.conf.result_drainer = DRAINER
+    assert not statistics(app).on
+    assert "off: it does not serve this result backend" in str(report(app))
+
+
+def test_refused_settings() -> None:
+    app = Celery(backend="redis://")
+    app.conf.result_drainer_hartbeat = 3
+    with pytest.raises(ImproperlyConfigured, match="hartbeat"):
+        statistics(app)
+    shown = report(app)
+    assert "Did you mean 'result_drainer_heartbeat'" in shown["problem"]
+    assert "hartbeat" in str(shown)
+
+
+def test_before_anybody_waits(make: Callable[..., Celery], results: RedisServer) -> None:
+    app = make()
+    figures = statistics(app)
+    assert (figures.on, figures.drainer, figures.running) == (True, None, False)
+    assert "none so far" in str(report(app))
+    assert not results.clients()
+
+
+# -- figures
+
+
+def test_what_is_counted(app: Celery, worker: object) -> None:
+    tasks = app.tasks
+    before = time.time()
+    assert tasks["add"].delay(1, 2).get(timeout=20) == 3
+    with pytest.raises(ValueError, match="on purpose"):
+        tasks["fail"].delay().get(timeout=20)
+    with pytest.raises(TimeoutError):
+        app.AsyncResult(uuid()).get(timeout=0.1)
+    wait_until(lambda: statistics(app).timeouts == 1 and not statistics(app).pending, "the timeout")
+    figures = statistics(app)
+    assert (figures.running, figures.pending, figures.oldest) == (True, 0, None)
+    assert (figures.delivered, figures.failures, figures.connects) == (2, 1, 1)
+    assert figures.connected_since is not None
+    assert before - 1 < figures.connected_since < time.time() + 1
+    assert sum(figures.waits.counts) == 2
+    assert figures.waits.sum > 0
+
+
+def test_the_lag_is_from_the_end_of_the_task(app: Celery, store: Callable[..., str]) -> None:
+    stored_before = store(1)
+    time.sleep(0.2)
+    assert app.AsyncResult(stored_before).get(timeout=20) == 1
+    assert statistics(app).lag_p50 is None  # it was late by nobody's fault
+    task_id = uuid()
+    got = spawn_get(app.AsyncResult(task_id))
+    wait_until(lambda: statistics(app).pending, "the wait")
+    store(2, task_id=task_id)
+    wait_until(lambda: got == [2], "the result")
+    figures = statistics(app)
+    assert figures.lag_p50 is not None
+    assert 0 <= figures.lag_p50 <= figures.lag_p99 < 5  # type: ignore[operator]
+    assert sum(figures.lag.counts) == 1
+
+
+def test_callbacks_are_counted(app: Celery, store: Callable[..., str]) -> None:
+    go = threading.Event()
+    app.AsyncResult(store(1)).then(lambda result: go.wait(20))
+    app.AsyncResult(store(2)).then(lambda result: 1 / 0)
+    pending = app.AsyncResult(uuid())
+    pending.then(lambda result: None)
+    wait_until(lambda: statistics(app).callbacks_raised == 1, "the one that raises")
+    wait_until(lambda: statistics(app).callbacks_running == 1, "the one that waits")
+    wait_until(lambda: statistics(app).callbacks_pending == 1, "the one that is to come")
+    assert statistics(app).callbacks_run == 1
+    go.set()
+    wait_until(lambda: statistics(app).callbacks_run == 2, "both")
+    assert (statistics(app).callbacks_raised, statistics(app).callbacks_running) == (1, 0)
+
+
+def test_many_callbacks_are_counted_exactly(app: Celery, store: Callable[..., str]) -> None:
+    count = size(500, 100)
+    task_id = store(1)
+    for number in range(count):
+        result = app.AsyncResult(task_id)
+        result.then(lambda result: None if number % 2 else 1 / 0)  # noqa: B023
+    wait_until(lambda: statistics(app).callbacks_run == count, "all callbacks")
+    assert statistics(app).callbacks_running == 0
+
+
+def test_waits_that_are_stopped(app: Celery) -> None:
+    got = [spawn_get(app.AsyncResult(uuid())) for _ in range(3)]
+    wait_until(lambda: statistics(app).pending == 3, "the waits")
+    app.backend.result_consumer.stop()
+    wait_until(lambda: all(got), "their end")
+    assert all(isinstance(error, DrainerStopped) for (error,) in got)
+    figures = statistics(app)
+    assert (figures.stopped, figures.running, figures.connected_since) == (3, False, None)
+
+
+# -- the report
+
+
+def follow(result: Any) -> None:
+    with suppress(DrainerStopped):
+        list(watch(result))
+
+
+def test_who_waits(app: Celery) -> None:
+    ids = [uuid() for _ in range(4)]
+    app.AsyncResult(ids[0]).then(lambda result: None)
+    wait_until(lambda: statistics(app).pending == 1, "the first")
+    spawn_get(app.AsyncResult(ids[1]))
+    wait_until(lambda: statistics(app).pending == 2, "the second")
+    spawn(follow, app.AsyncResult(ids[2]))
+    wait_until(lambda: statistics(app).pending == 3, "the third")
+    members = app.GroupResult(uuid(), [app.AsyncResult(ids[3])])
+    members.then(lambda result: None)
+    wait_until(lambda: statistics(app).pending == 4, "the fourth")
+    shown = report(app)
+    assert [task["task_id"] for task in shown["pending"]] == ids
+    assert [task["kinds"] for task in shown["pending"]] == [["then"], ["get"], ["watch"], ["group"]]
+    assert [task["waits"] for task in shown["pending"]] == [0, 1, 1, 0]
+    ages = [task["age"] for task in shown["pending"]]
+    assert ages == sorted(ages, reverse=True)
+    assert all(task_id in str(shown) for task_id in ids)
+    shown = report(app, limit=2)
+    assert [task["task_id"] for task in shown["pending"]] == ids[:2]
+    assert "and 2 more" in str(shown)
+    app.backend.result_consumer.stop()
+
+
+def test_it_is_json_and_tells_the_process(app: Celery, store: Callable[..., str]) -> None:
+    app.AsyncResult(store(1)).get(timeout=20)
+    shown = json.loads(json.dumps(report(app)))
+    assert shown["process"]["pid"] == os.getpid()
+    assert list(shown["process"]["patched_by"]) == ([MODE] if GREEN else [])
+    assert shown["versions"]["celery"]
+    assert shown["settings"]["drainer"] == DRAINER
+    assert shown["statistics"]["delivered"] == 1
+    assert shown["backend"].endswith("backends.redis.RedisBackend")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:secret@h:1/0", "redis://:**@h:1/0"),
+        ("redis://u:se,cr@et@h/0", "redis://u:**@h/0"),
+        ("redis://h/0?password=secret&a=b", "redis://h/0?password=**&a=b"),
+        ("sentinel://:secret@h:1;sentinel://:secret@i:2", "sentinel://:**@h:1;sentinel://:**@i:2"),
+        (["amqp://a:secret@h//", "amqp://i//"], "amqp://a:**@h//;amqp://i//"),
+        ("redis://h:1/0?client_name=web", "redis://h:1/0?client_name=web"),
+        (None, ""),
+    ],
+)
+def test_passwords_are_not_shown(url: Any, shown: str) -> None:
+    assert addresses.masked(url) == shown
+    app = Celery(backend="rpc://", broker=url)
+    app.conf.result_drainer = DRAINER
+    assert "secret" not in str(report(app)) + json.dumps(report(app))
+
+
+def test_ten_thousand_waits(app: Celery) -> None:
+    """It is bounded: the time is of this thread alone, as others may be busy."""
+    kept = [app.AsyncResult(uuid()) for _ in range(10_000)]
+    for result in kept:
+        result.then(lambda result: None)
+    wait_until(lambda: statistics(app).pending == 10_000, "the waits")
+    report(app)  # versions are looked for once
+    began = time.thread_time()
+    shown = report(app)
+    text = str(shown)
+    took = time.thread_time() - began
+    assert took < 0.05
+    assert len(text) + len(json.dumps(shown)) < 40_000
+    for result in kept:
+        app.backend.remove_pending_result(result)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        ({"HTTP_ACCEPT": "application/json"}, "application/json"),
+        ({"QUERY_STRING": "json"}, "application/json"),
+        ({}, "text/plain; charset=utf-8"),
+    ],
+)
+def test_over_http(app: Celery, asked: dict[str, str], kind: str) -> None:
+    environ: dict[str, Any] = {"QUERY_STRING": "", **asked}
+    setup_testing_defaults(environ)
+    begun: list[Any] = []
+    answer: Any = validator(wsgi_report(app))(
+        environ, lambda status, headers: begun.append((status, dict(headers)))
+    )
+    body = b"".join(answer)
+    answer.close()
+    ((status, headers),) = begun
+    assert (status, headers["Content-Type"]) == ("200 OK", kind)
+    assert (json.loads(body)["statistics"]["on"]) if "json" in kind else b", on" in body
+
+
+SIGNALLED = """
+import signal, sys, time
+from celery_green_drain import install_signal_report
+from tests.launch import patch
+patch({mode!r})
+from celery import Celery
+app = Celery("shop", backend="redis://:secret@127.0.0.1/0")
+app.conf.result_drainer = {drainer!r}
+app.set_current()
+install_signal_report(signal.SIGUSR2)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_on_a_signal() -> None:
+    script = SIGNALLED.format(mode=MODE, drainer=DRAINER)
+    process = Process(sys.executable, "-c", script)
+    wait_until(lambda: "ready" in process.output(), "the process", timeout=60)
+    process.send(signal.SIGUSR2)
+    wait_until(lambda: "versions" in process.output(), "the report")
+    process.end()
+    assert "redis://:**@127.0.0.1/0" in process.output()
+    assert "secret" not in process.output()
+
+
+# -- events
+
+
+@contextmanager
+def heard(*wanted: Signal) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """Collect what *wanted* tell, beside receivers that raise, leave and sleep."""
+    told: list[tuple[str, dict[str, Any]]] = []
+
+    def receive(signal: Signal, **kwargs: Any) -> None:
+        told.append((signal.name, kwargs))
+
+    def raise_(**kwargs: Any) -> None:
+        raise ValueError("a receiver that raises")
+
+    def sleep(**kwargs: Any) -> None:
+        time.sleep(30)
+
+    def leave(**kwargs: Any) -> None:
+        sys.exit("a receiver that leaves")
+
+    receivers: Iterable[Callable[..., None]] = (raise_, receive, sleep, leave)
+    for one in wanted:
+        for receiver in receivers:
+            one.connect(receiver, weak=False)
+    try:
+        yield told
+    finally:
+        for one in wanted:
+            for receiver in receivers:
+                one.disconnect(receiver)
+
+
+def test_the_begin_and_the_end(app: Celery, store: Callable[..., str]) -> None:
+    with heard(signals.drainer_started, signals.drainer_stopped) as told:
+        assert app.AsyncResult(store(1)).get(timeout=20) == 1
+        app.backend.result_consumer.stop()
+        wait_until(lambda: len(told) == 2, "both")
+    assert [name for name, _ in told] == ["drainer_started", "drainer_stopped"]
+    for _, arguments in told:
+        assert arguments["sender"] is app
+        assert DRAINER in arguments["drainer"].lower()
+        assert arguments["address"].startswith("redis://127.0.0.1")
+
+
+def test_an_outage(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    """Events, figures, report and log tell the same times; who waits is served meanwhile."""
+    app, store = line.connect(result_drainer_retry_max=0.2)
+    with heard(signals.connection_lost, signals.connection_back) as told:
+        task_id = uuid()
+        got = spawn_get(app.AsyncResult(task_id))
+        wait_until(lambda: statistics(app).connections, "the connection")
+        line.proxy.refuse()
+        wait_until(lambda: told, "the loss")
+        figures = statistics(app)
+        assert (figures.outages, figures.connected_since) == (1, None)
+        assert figures.lost_at == pytest.approx(told[0][1]["at"], abs=1)
+        assert figures.last_error is not None
+        assert told[0][1]["error"].split(":")[0] in caplog.text
+        assert "lost since" in str(report(app))
+        store(1, task_id=task_id)
+        line.proxy.pass_on()
+        wait_until(lambda: got == [1], "the result")
+        wait_until(lambda: len(told) == 2, "the end of the outage")
+    back = told[1][1]
+    assert [name for name, _ in told] == ["connection_lost", "connection_back"]
+    figures = statistics(app)
+    assert (figures.outages, figures.lost_at) == (1, None)
+    assert figures.outage_seconds == back["seconds"]
+    assert f"is back after {back['seconds']:.1f} s ({back['attempts']} attempts)" in caplog.text
+
+
+def test_a_callback_that_raises(
+    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with heard(signals.callback_raised) as told:
+        task_id = store(1)
+        app.AsyncResult(task_id).then(lambda result: 1 / 0)
+        wait_until(lambda: told, "the event")
+        assert app.AsyncResult(store(2)).get(timeout=20) == 2
+    ((_, arguments),) = told
+    assert task_id in arguments["name"]
+    assert isinstance(arguments["exception"], ZeroDivisionError)
+
+
+def test_a_result_that_never_comes(make: Callable[..., Celery]) -> None:
+    app = make(result_expires=1, result_drainer_heartbeat=0.2)
+    with heard(signals.result_given_up) as told:
+        result = app.AsyncResult(uuid())
+        result.then(lambda result: None)
+        wait_until(lambda: told, "the event")
+    ((_, arguments),) = told
+    assert arguments["task_id"] == result.id
+    assert isinstance(arguments["exception"], ResultNeverCame)
+    assert statistics(app).given_up == 1
+
+
+def test_an_app_that_is_off_sends_nothing() -> None:
+    app = make_app("memory://", "cache+memory://")
+    with heard(signals.drainer_started) as told:
+        assert app.tasks["add"].apply((1, 2)).get() == 3
+    assert not told
