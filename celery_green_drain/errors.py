@@ -46,7 +46,8 @@ class ResultEvicted(ResultError):
 class ResultNeverCame(ResultError, TimeoutError):  # type: ignore[misc]
     """Given to ``on_error`` where no result has come within ``result_expires`` of ``then()``.
 
-    Also a :exc:`celery.exceptions.TimeoutError`.
+    Or before the process ended, see ``result_drainer_exit_timeout``. Also a
+    :exc:`celery.exceptions.TimeoutError`.
     """
 
 

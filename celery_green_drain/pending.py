@@ -264,27 +264,21 @@ class PendingResult(Promise):
         result = self._ref()
         if result is None or self.ready:
             return
+        followers = [wait for wait in snapshot(self.waits) if wait.messages]
         try:
-            told = self._tell_last(own)
+            metas = [own() for _ in followers]
             # A copy, as reading a result rebuilds its children in place.
-            learn(result, own() if told is None else dict(told))
+            learn(result, dict(metas[-1]) if metas else own())
         except Exception as exc:
             # Such as children that are none, or an exception class that is refused.
             self.consumer.cannot_read(self.task_id, exc)
             self.fail(exc)
             return
+        for wait, meta in zip(followers, metas):
+            wait.put(self, meta)
         self(result)
         if result.on_ready is not self:  # somebody has put another promise in its place
             self.loop.call(result.on_ready, result)
-
-    def _tell_last(self, own: Read) -> Meta | None:
-        """Tell the last state to all that want each; return what one of them got, if any did."""
-        told = None
-        for wait in snapshot(self.waits):
-            if wait.messages:
-                told = own()
-                wait.put(self, told)
-        return told
 
     def fail(self, error: Exception) -> None:
         """The result cannot be read, or will never come."""
@@ -435,6 +429,11 @@ class PendingTable:
     def _unlist(self, pending: PendingResult) -> None:
         pending.listed = False
         self._since.pop(pending, None)
+
+    @property
+    def calls(self) -> int:
+        """How many are to call back. For everybody."""
+        return len(self._since)
 
     def overdue(self, age: float) -> Iterator[PendingResult]:
         """Yield those that were to call back *age* seconds ago, and that nobody waits for."""

@@ -46,6 +46,12 @@ class Settings:
     #: Whether a polled store is called in native threads; None: where its driver blocks.
     threads: bool | None = None
 
+    #: Calls to a polled store that may be under way at once.
+    parallel: int = 10
+
+    #: Seconds that the end of the process waits for callbacks that are pending; 0: not at all.
+    exit_timeout: float = 2.0
+
     #: The names of those that are set, as the user has written them, by their fields.
     written: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -121,5 +127,16 @@ def _choice(name: str, value: Any) -> bool | None:
     return value
 
 
+def _seconds_or_none(name: str, value: Any) -> float:
+    if value == 0 and not isinstance(value, bool):
+        return 0.0
+    return _seconds(name, value)
+
+
 #: How each setting is checked that is no number of seconds: by its name and its value.
-CHECKS: dict[str, Callable[[str, Any], Any]] = {"buffer": _count, "threads": _choice}
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "buffer": _count,
+    "parallel": _count,
+    "exit_timeout": _seconds_or_none,
+    "threads": _choice,
+}

@@ -215,7 +215,7 @@ class Worker:
             TESTS_DRAINER=drainer,
             **environment,
         )
-        wait_until(self._ready, "the Celery worker", timeout=60)
+        wait_until(self._ready, "the Celery worker", timeout=120)
 
     def _ready(self) -> bool:
         if self.process.popen.poll() is not None:

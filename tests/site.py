@@ -29,7 +29,8 @@ def use() -> None:
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Add 1 to ``x``, in a task, and answer with what ``get()`` and ``then()`` say of it.
 
-    The task takes ``nap`` seconds. ``/state`` adds nothing.
+    The task takes ``nap`` seconds. ``/state`` adds nothing. ``/later`` leaves it to a callback,
+    which tells the log.
     """
     statistics = app.backend.result_consumer.statistics
     answer: dict[str, Any] = {"pid": os.getpid()}
@@ -38,6 +39,13 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         x, nap = int(query["x"][0]), float(query.get("nap", ["0"])[0])
         task = app.tasks["nap"].s(nap, x + 1) if nap else app.tasks["add"].s(x, 1)
         result = task.delay()
+        if environ["PATH_INFO"] == "/later":
+            result.then(
+                lambda result: print("later:", result.get(), flush=True),
+                lambda error: print("never:", error, flush=True),
+            )
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(answer).encode()]
         called: list[int] = []
         over = threading.Event()
         result.then(lambda result: (called.append(result.get()), over.set()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import Any
@@ -157,6 +158,7 @@ if "TESTS_BROKER" in os.environ:
         result_drainer=os.environ.get("TESTS_DRAINER") or None,
         task_default_queue=os.environ.get("TESTS_QUEUE", "celery"),
         broker_transport_options={"confirm_publish": persistent},
+        **json.loads(os.environ.get("TESTS_CONF", "{}")),
     )
     app.set_current()
     if persistent:

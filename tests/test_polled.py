@@ -670,8 +670,10 @@ def test_fork(stores: dict[str, Store], broker: RedisServer, name: str) -> None:
 def test_the_end_of_the_interpreter_is_silent(
     stores: dict[str, Store], broker: RedisServer
 ) -> None:
-    script = run_exit(EXIT, broker.url(), stores["sqlite"].url)
-    assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
+    script = run_exit(EXIT, broker.url(), stores["sqlite"].url, "0")
+    assert (script.returncode, script.stdout) == (0, "")
+    assert script.stderr.count("\n") == 1
+    assert "10 results that callbacks wait for" in script.stderr
 
 
 # -- which backend it is

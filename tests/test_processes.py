@@ -55,7 +55,8 @@ patch(sys.argv[1])
 from celery import uuid
 from tests.green import spawn
 from tests.tasks import make_app
-app = make_app(*sys.argv[2:4], result_drainer=sys.argv[4])
+wait = float(sys.argv[4])
+app = make_app(*sys.argv[2:4], result_drainer=sys.argv[5], result_drainer_exit_timeout=wait)
 task_id = uuid()
 app.backend.store_result(task_id, 1, "SUCCESS")
 assert app.AsyncResult(task_id).get(timeout=20) == 1
@@ -68,8 +69,58 @@ for result in waiting:
 
 def test_the_end_of_the_interpreter_is_silent(broker: RedisServer, results: RedisServer) -> None:
     """With a loop that runs, waits and callbacks that are pending."""
-    script = run_exit(EXIT, broker.url(), results.url())
-    assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
+    script = run_exit(EXIT, broker.url(), results.url(), "0")
+    assert (script.returncode, script.stdout) == (0, "")
+    assert script.stderr.count("\n") == 1
+    assert "10 results that callbacks wait for" in script.stderr
+
+
+LATE = """
+import atexit, sys, time
+from tests.launch import patch
+mode, broker, results, wait, drainer = sys.argv[1:]
+patch(mode)
+from celery import uuid
+from tests.green import wait_until
+from tests.tasks import make_app
+app = make_app(broker, results, result_drainer=drainer, result_drainer_exit_timeout=float(wait))
+
+def on_error(error):
+    time.sleep(0.1)
+    print(type(error).__name__, flush=True)
+
+coming, never = app.tasks["nap"].delay(1, "came"), app.AsyncResult(uuid())
+for result in (coming, never):
+    result.then(lambda result: print(result.get(), flush=True), on_error)
+coming.then(lambda result: (time.sleep(0.3), print("slowly", flush=True)))
+never.then(lambda result: print("must not be called", flush=True))
+wait_until(lambda: app.backend.result_consumer.statistics().pending == 2, "the callbacks")
+atexit.register(lambda: print("before", app.tasks["add"].delay(1, 2).get(timeout=20), flush=True))
+"""
+
+#: With these settings, what is printed, and how long the end takes at least.
+LATES = {
+    "3": (["before 3", "came", "slowly", "ResultNeverCame"], "1 results"),
+    "0": (["before 3", "ResultNeverCame", "ResultNeverCame"], "2 results"),
+}
+
+
+@pytest.mark.parametrize("wait", LATES)
+@pytest.mark.parametrize("kind", ["redis", "rpc, rabbitmq"])
+def test_the_end_waits_for_callbacks(request: pytest.FixtureRequest, kind: str, wait: str) -> None:
+    """For a time; then those are told whose result has not come. Who waits in get() goes first."""
+    if kind == "redis":
+        request.getfixturevalue("worker")
+        urls = [request.getfixturevalue(name).url() for name in ("broker", "results")]
+    else:
+        request.getfixturevalue("rabbit_worker")
+        urls = [request.getfixturevalue("rabbit").url(), "rpc://"]
+    script = run_exit(LATE, *urls, wait)
+    printed, told = LATES[wait]
+    assert script.returncode == 0
+    assert script.stdout.split("\n")[:-1] == printed, script.stderr
+    assert script.stderr.count("\n") == 1
+    assert told in script.stderr
 
 
 EXIT_RPC = """
@@ -93,7 +144,9 @@ def test_the_end_of_the_interpreter_deletes_the_queue(
     rabbit: RabbitServer, rabbit_worker: object
 ) -> None:
     script = run_exit(EXIT_RPC, rabbit.url())
-    assert (script.returncode, script.stderr) == (0, "")
+    assert script.returncode == 0
+    assert script.stderr.count("\n") == 1
+    assert "10 results that callbacks wait for" in script.stderr
     assert rabbit.messages(script.stdout.strip()) is None
 
 
@@ -130,6 +183,25 @@ def site(
     for queue in left:
         assert request.getfixturevalue("rabbit").messages(queue) is None
     wait_until(lambda: not results.clients(name="site"), "the end of all its connections")
+
+
+@in_gunicorn
+def test_callbacks_of_requests_that_were_answered(
+    gunicorn: Callable[..., Gunicorn],
+    broker: RedisServer,
+    results: RedisServer,
+    worker: object,
+) -> None:
+    """SIGTERM comes while their results are on the way."""
+    site = gunicorn([broker.url(), results.url("site")], workers=2)
+    for x in range(6):
+        site.fetch(f"/later?x={x}&nap=0.5")
+    site.process.end()
+    output = site.process.output()
+    assert sorted(line for line in output.splitlines() if line.startswith("later:")) == [
+        f"later: {x + 1}" for x in range(6)
+    ]
+    assert "never:" not in output
 
 
 @in_gunicorn

@@ -45,7 +45,7 @@ class PolledBackendMixin(DrainedBackendMixin):
         self._inside = set()
         super().__init__(app, *args, **kwargs)
         #: What is known of the store.
-        self.traits = traits_of(self, self.stock, self.drainer_settings.threads)
+        self.traits = traits_of(self, self.stock, self.drainer_settings)
         self.result_consumer: Any = PolledResultConsumer(self)
 
     def lookup(self, one_by_one: bool = False) -> Lookup:

@@ -15,6 +15,7 @@ from .. import drainers
 from ..consumers.decoding import decode
 from ..consumers.redis import RedisResultConsumer
 from ..drainers.slots import PATIENCE, Slots
+from ..internals import as_text
 from .base import DrainedBackendMixin
 
 __all__ = ("RedisBackend", "SentinelBackend")
@@ -72,6 +73,10 @@ class RedisBackend(DrainedBackendMixin, stock.RedisBackend):  # type: ignore[mis
         reading = self.result_consumer.read(key if isinstance(key, bytes) else key.encode())
         return super().get(key) if reading is None else reading.value
 
+    def forget(self, task_id: str) -> None:
+        self.result_consumer.check.forgotten(as_text(task_id))
+        super().forget(task_id)
+
     def decode(self, payload: Any) -> Any:
         """As Celery does, in half the time where it is JSON and not compressed."""
         return decode(payload, self.content_type, self.accept, super().decode)
@@ -90,7 +95,7 @@ class BlockingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.Blocking
             super().disconnect()
             return
         # After a failover redis-py asks for this; before 7.0 its blocking pool cannot do it.
-        for connection in tuple(self.pool.queue):
+        for connection in list(self.pool.queue):
             if connection is not None:
                 connection.disconnect()
 

@@ -8,7 +8,18 @@ from typing import Any
 
 from celery.backends.base import BaseKeyValueStoreBackend
 
-from ..consumers.lookups import PARALLEL, DjangoKeys, DjangoRows, Keys, Lookup, OneByOne, Rows
+from ..consumers.lookups import (
+    CouchDocuments,
+    DjangoKeys,
+    DjangoRows,
+    DynamoItems,
+    Keys,
+    Lookup,
+    MongoDocuments,
+    OneByOne,
+    Rows,
+)
+from ..settings import Settings
 
 __all__ = ("Traits", "has_own_clients", "traits_of")
 
@@ -24,7 +35,7 @@ class Traits:
     blocks: bool
 
     #: Calls that may be under way at once.
-    parallel: int = PARALLEL
+    parallel: int
 
 
 #: Drivers of databases, by their names in SQLAlchemy and by their modules in Django, that wait
@@ -60,13 +71,13 @@ KNOWN: dict[str, tuple[type[Lookup], bool | Callable[[Any], bool]]] = {
     "celery.backends.consul.ConsulBackend": (OneByOne, False),
     "celery.backends.cosmosdbsql.CosmosDBSQLBackend": (OneByOne, False),
     "celery.backends.couchbase.CouchbaseBackend": (Keys, True),
-    "celery.backends.couchdb.CouchBackend": (OneByOne, False),
+    "celery.backends.couchdb.CouchBackend": (CouchDocuments, False),
     "celery.backends.database.DatabaseBackend": (Rows, _sqlalchemy_blocks),
-    "celery.backends.dynamodb.DynamoDBBackend": (OneByOne, False),
+    "celery.backends.dynamodb.DynamoDBBackend": (DynamoItems, False),
     "celery.backends.elasticsearch.ElasticsearchBackend": (OneByOne, False),
     "celery.backends.filesystem.FilesystemBackend": (Keys, True),
     "celery.backends.gcs.GCSBackendBase": (OneByOne, False),
-    "celery.backends.mongodb.MongoBackend": (OneByOne, False),
+    "celery.backends.mongodb.MongoBackend": (MongoDocuments, False),
     "celery.backends.s3.S3Backend": (OneByOne, False),
     "django_celery_results.backends.cache.CacheBackend": (DjangoKeys, True),
     "django_celery_results.backends.database.DatabaseBackend": (DjangoRows, _django_blocks),
@@ -76,18 +87,16 @@ KNOWN: dict[str, tuple[type[Lookup], bool | Callable[[Any], bool]]] = {
 OWN_CLIENTS = "celery.backends.cache.CacheBackend"
 
 
-def traits_of(backend: Any, stock: type, threads: bool | None) -> Traits:
-    """Return what is known of the class *stock*, of which *backend* is one.
-
-    :param threads: whether to call it in native threads; None: where its driver blocks.
-    """
+def traits_of(backend: Any, stock: type, settings: Settings) -> Traits:
+    """Return what is known of the class *stock*, of which *backend* is one."""
+    threads = settings.threads
     known = [KNOWN[name] for name in _names(stock) if name in KNOWN]
     if known:
         lookup, given = known[0]
         blocks = given(backend) if callable(given) else given
         # Sockets that a green library has patched belong to the thread that opened them, so what
         # is put into threads against its nature has to do with one.
-        parallel = 1 if threads and not blocks else PARALLEL
+        parallel = 1 if threads and not blocks else settings.parallel
         return Traits(lookup, blocks if threads is None else threads, parallel)
     # Of another package: it may block, and two calls at once may be more than its client bears,
     # as Celery gives each thread a backend of its own.
@@ -95,7 +104,7 @@ def traits_of(backend: Any, stock: type, threads: bool | None) -> Traits:
     return Traits(
         Keys if has_mget else OneByOne,
         blocks=threads is not False,
-        parallel=PARALLEL if backend.app.conf.get("result_backend_thread_safe") else 1,
+        parallel=settings.parallel if backend.app.conf.get("result_backend_thread_safe") else 1,
     )
 
 

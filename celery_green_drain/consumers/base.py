@@ -6,13 +6,15 @@ import logging
 import time
 import weakref
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from celery.utils.dispatch import Signal
 
-from .. import __version__, drainers, forks, signals
+from .. import __version__, drainers, exits, forks, signals
 from ..addresses import result_address
 from ..drainers.base import Drainer
 from ..drainers.drained import Drained
@@ -27,6 +29,9 @@ __all__ = ("OutOfStep", "ResultConsumer")
 
 logger = logging.getLogger(__name__)
 
+
+#: Seconds between two looks whether the end of the process has to wait any longer.
+LOOK = 0.01
 
 #: Seconds until the next attempt where no thread could be started for a callback.
 LACK = 0.05
@@ -55,11 +60,13 @@ class ResultConsumer(Drained):
     ) -> None:
         self.settings: Settings = backend.drainer_settings
         self.retry_max = self.settings.retry_max
+        self.exit_timeout = self.settings.exit_timeout
         # Weak, as a running loop is kept alive by its hub: with the last result and the
         # app the backend goes, and the loop with it.
         self._backend = weakref.ref(backend, self._orphaned)
         self._begin()
         forks.register(self)
+        exits.register(self)
 
     def _begin(self) -> None:
         """Start with nothing: at first, and in the child after a fork."""
@@ -69,6 +76,13 @@ class ResultConsumer(Drained):
         #: What the log was told of last: what is drained.
         self._drained = ""
         self._lacking = False
+        #: Calls beside the loop that have not ended: an ordered set.
+        self._under_way: dict[object, None] = {}
+        #: Results that callbacks wait for, as the process ends.
+        self.given_up = 0
+        self._told = False
+        #: Those that have found no thread as the process ends.
+        self._late: deque[Callable[[], object]] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self.table)} tasks pending, {self._drainer!r}>"
@@ -136,14 +150,29 @@ class ResultConsumer(Drained):
         if not drainer.is_local():
             self.in_loop(self.call, function, *args)
             return
+        token = object()
+        self._under_way[token] = None
         try:
-            drainer.call(function, *args)
+            drainer.call(self._called, token, function, args)
             self._lacking = False
         except RuntimeError as exc:  # no more threads can be started
+            self._under_way.pop(token, None)
+            late = self._late
+            if late is not None:
+                late.append(partial(function, *args))
+                return
             if not self._lacking:
                 logger.warning("Callbacks have to wait: %s", exc)
             self._lacking = True
             self.in_loop(drainer.mailbox.later, LACK, self.call, function, *args)
+
+    def _called(
+        self, token: object, function: Callable[..., object], args: tuple[Any, ...]
+    ) -> None:
+        try:
+            function(*args)
+        finally:
+            self._under_way.pop(token, None)
 
     def in_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` in the drain loop, at its next turn. It must not block."""
@@ -299,6 +328,64 @@ class ResultConsumer(Drained):
         logger.error("The result of task %s cannot be read: %s", quoted(task_id), one_line(exc))
 
     # -- the ends of things
+
+    def wait_for_callbacks(self, deadline: float) -> None:
+        """Wait until none is pending or under way, but not after *deadline*."""
+        self._wait_while(lambda: self._calls_to_come or self._calls_under_way, deadline)
+
+    def wait_for_calls(self, deadline: float) -> bool:
+        """Wait until none is under way; return whether there is one at *deadline*."""
+        self._wait_while(lambda: self._calls_under_way, deadline)
+        return bool(self._under_way or self._late)
+
+    def _wait_while(self, condition: Callable[[], bool], deadline: float) -> None:
+        if self._drainer is None:
+            return
+        if self._late is None:
+            self._late = deque()  # from now on threads may be refused
+        quiet = 0
+        while quiet < 2:  # as the loop may be just between a result and its callbacks
+            quiet = 0 if condition() else quiet + 1
+            rest = deadline - time.monotonic()
+            if rest <= 0:
+                return
+            while self._late:
+                self._late.popleft()()
+            self._drainer.sleep(min(rest, LOOK))
+
+    @property
+    def _calls_to_come(self) -> bool:
+        return self._drainer is not None and self._drainer.running and self.table.calls > 0
+
+    @property
+    def _calls_under_way(self) -> bool:
+        # A note may be of a result that was asked for just now, or of one that has come.
+        drainer = self._drainer
+        noted = drainer is not None and drainer.running and len(drainer.mailbox) > 0
+        return noted or bool(self._under_way or self._late)
+
+    def give_up_callbacks(self, at_once: bool) -> None:
+        """Begin to tell those whose result has not come: in the drain loop, or *at_once*, here."""
+        drainer = self._drainer
+        if drainer is None or self._told:
+            return
+        if at_once or not drainer.running:
+            self._give_up()
+        else:
+            # What was asked for just before has been noticed by then.
+            self.in_loop(self._give_up)
+
+    def _give_up(self) -> None:
+        if self._told:
+            return
+        self._told = True
+        self.given_up = self.table.calls
+        for pending in list(self.table.overdue(0)):
+            pending.fail(
+                ResultNeverCame(
+                    f"The process ends, and no result of task {quoted(pending.task_id)} has come."
+                )
+            )
 
     def _orphaned(self, _: object) -> None:
         drainer = self._drainer

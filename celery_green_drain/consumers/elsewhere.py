@@ -7,54 +7,69 @@ comes gets it, and who asks later waits in vain.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import closing
-from typing import Any
+from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
 from ..addresses import result_address
+from ..drainers.mailbox import Mailbox
 from ..quoting import quoted
 
 __all__ = ("StoreCheck",)
 
 logger = logging.getLogger(__name__)
 
+#: Seconds from the message to the look, which is in nobody's way then.
+DELAY = 0.2
+
 #: Databases that a Redis has, unless it is configured otherwise.
 DATABASES = 16
 
 
+class Consumer(Protocol):
+    """What the check needs of its consumer."""
+
+    @property
+    def backend(self) -> Any: ...
+
+    @property
+    def mailbox(self) -> Mailbox: ...
+
+    def call(self, function: Any, *args: Any) -> None: ...
+
+
 class StoreCheck:
-    """Looks once whether a result that came as a message is in the store as well.
+    """Looks once whether a result that came as a message is in the store as well."""
 
-    :param call: runs a function beside the drain loop.
-    """
-
-    def __init__(self, call: Callable[..., object]) -> None:
-        self._call = call
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        #: The one that is looked for.
         self._task_id: str | None = None
         self._over = False
 
-    def came(self, backend: Any, task_id: str) -> None:
-        """The last state of a task has come as a message."""
+    def came(self, task_id: str) -> None:
+        """The last state of a task has come as a message. For the drain loop."""
         if not self._over and self._task_id is None:
             self._task_id = task_id
-            self._call(self._look, backend, task_id)
+            self._consumer.mailbox.later(DELAY, self._consumer.call, self._look, task_id)
 
     def forgotten(self, task_id: str) -> None:
         """Somebody removes that result, so its absence says nothing: the next one is looked for."""
         if self._task_id == task_id:
             self._task_id = None
 
-    def _look(self, backend: Any, task_id: str) -> None:
+    def _look(self, task_id: str) -> None:
+        backend = self._consumer.backend
+        if backend is None or self._task_id != task_id:
+            return
+        key = backend.get_key_for_task(task_id)
         try:
-            there = backend.get(backend.get_key_for_task(task_id)) is not None
+            self._over = backend.get(key) is not None
         except (RedisError, OSError):
             self._task_id = None  # an outage: the next one is looked for
             return
-        if there:
-            self._over = True
-        elif self._task_id == task_id:
+        if not self._over and self._task_id == task_id:
             self._over = True
             logger.error(
                 "The result of task %s has come as a message, but %s does not hold it: the worker "
@@ -62,20 +77,33 @@ class StoreCheck:
                 "worker and this process the same result_backend.",
                 quoted(task_id),
                 result_address(backend.app),
-                self._found(backend, backend.get_key_for_task(task_id)),
+                _found(backend, key),
             )
 
-    def _found(self, backend: Any, key: Any) -> str:
-        """Where *key* is, in words."""
-        try:
-            with closing(backend.drainer_pool().make_connection()) as connection:
-                connection.connect()
-                for number in range(DATABASES):
-                    connection.send_command("SELECT", number)
-                    connection.read_response()
-                    connection.send_command("EXISTS", key)
-                    if connection.read_response():
-                        return f"in database {number} of that server"
-        except (RedisError, OSError):
-            pass  # it may not be allowed to look there
-        return "elsewhere"
+
+def _found(backend: Any, key: bytes) -> str:
+    """Where *key* is, in words."""
+    try:
+        with closing(Connection(backend.drainer_pool())) as connection:
+            for number in range(DATABASES):
+                connection.ask("SELECT", number)
+                if connection.ask("EXISTS", key):
+                    return f"in database {number} of that server"
+    except (RedisError, OSError) as exc:
+        logger.debug("The other databases cannot be looked at: %s", exc)
+    return "elsewhere"
+
+
+class Connection:
+    """One connection, out of no pool, as it changes its database."""
+
+    def __init__(self, pool: Any) -> None:
+        self._connection = pool.make_connection()
+        self._connection.connect()
+
+    def ask(self, *command: Any) -> Any:
+        self._connection.send_command(*command)
+        return self._connection.read_response()
+
+    def close(self) -> None:
+        self._connection.disconnect()

@@ -5,6 +5,7 @@ Each store's own class reads what was found, so that a result means what it mean
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import SimpleNamespace
@@ -20,11 +21,14 @@ from ..django import close_old_connections
 from ..pending import Meta
 
 __all__ = (
+    "CouchDocuments",
     "DjangoKeys",
     "DjangoRows",
+    "DynamoItems",
     "Found",
     "Keys",
     "Lookup",
+    "MongoDocuments",
     "OneByOne",
     "Rows",
     "unreadable",
@@ -36,8 +40,12 @@ Found = tuple[str, Callable[[], Meta]]
 #: Ids to look for at once: fewer than the 999 parameters that an old SQLite takes.
 CHUNK = 900
 
-#: Look-ups under way at once, where each id needs its own.
-PARALLEL = 10
+#: Ids that DynamoDB takes in one call.
+BATCH_GET_ITEM = 100
+
+#: Seconds before DynamoDB is asked for what it has left out of its answer: the first time, and at
+#: most.
+THROTTLED, MOST_THROTTLED = 0.05, 2.0
 
 #: What is wrong with one result, and not with the store.
 UNREADABLE = (SerializationError, SerializerNotInstalled, SecurityError)
@@ -61,8 +69,8 @@ class Lookup:
     #: Ids looked for in one call of :meth:`find`.
     chunk = CHUNK
 
-    #: Calls of :meth:`find` that may be under way at once.
-    lanes = 1
+    #: Whether several calls of :meth:`find` may be under way at once.
+    parallel = False
 
     def __init__(self, store: Any) -> None:
         self.store = store
@@ -83,7 +91,7 @@ class OneByOne(Lookup):
     """For any store: what ``result.state`` does, for each id."""
 
     chunk = 1
-    lanes = PARALLEL
+    parallel = True
 
     def find(self, task_ids: list[str]) -> list[Found]:
         found: list[Found] = []
@@ -122,6 +130,54 @@ class DjangoKeys(Keys):
 
     def _get_many(self, keys: list[Any]) -> Any:
         return self.store.cache_backend.get_many([bytes_to_str(key) for key in keys])
+
+
+class MongoDocuments(Lookup):
+    """For MongoDB: one query."""
+
+    _collection: Any = None
+
+    def find(self, task_ids: list[str]) -> list[Found]:
+        if self._collection is None:
+            self._collection = self.store.collection
+        documents = self._collection.find({"_id": {"$in": task_ids}}, batch_size=len(task_ids))
+        return [(each["_id"], partial(self._read_document, each)) for each in documents]
+
+    def _read_document(self, document: Any) -> Meta:
+        self.store.collection = SimpleNamespace(find_one=lambda query: document)
+        return self._read(document["_id"])
+
+
+class CouchDocuments(Keys):
+    """For CouchDB: one request for the documents of many ids."""
+
+    def _get_many(self, keys: list[Any]) -> Any:
+        rows = self.store.connection.all(keys=[bytes_to_str(key) for key in keys])
+        # One that is not there has no document, and one that was deleted has None.
+        return {row["key"]: row["doc"]["value"] for row in rows if row.get("doc")}
+
+
+class DynamoItems(Keys):
+    """For DynamoDB, which answers for some of the ids only where there is too much to say."""
+
+    chunk = BATCH_GET_ITEM
+    parallel = True
+
+    def _get_many(self, keys: list[Any]) -> Any:
+        # As Celery names what it stores, which is the text of a Python object.
+        names = {str(key): key for key in keys}
+        values: dict[Any, Any] = {}
+        table, pause = self.store.table_name, THROTTLED
+        wanted: Any = {table: {"Keys": [{"id": {"S": name}} for name in names]}}
+        while wanted:
+            answer = self.store.client.batch_get_item(RequestItems=wanted)
+            items = answer["Responses"].get(table, ())
+            values.update((names[item["id"]["S"]], item["result"]["B"]) for item in items)
+            wanted = answer.get("UnprocessedKeys")
+            if wanted and not items:
+                time.sleep(pause)
+                pause = min(2 * pause, MOST_THROTTLED)
+        return values
 
 
 class Rows(Lookup):

@@ -212,7 +212,7 @@ class Poller:
 
     def _use(self, lookup: Lookup) -> None:
         self._lookup = lookup
-        self._lanes = min(self._traits.parallel, lookup.lanes)
+        self._lanes = self._traits.parallel if lookup.parallel else 1
         # A store that takes one call at a time takes ours in the same lane as all others.
         self._call: Lanes = (
             self._consumer.call_store

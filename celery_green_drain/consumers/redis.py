@@ -17,6 +17,7 @@ from .. import drainers, forks
 from ..drainers.base import Drainer
 from ..pending import PendingResult, Wait
 from .base import OutOfStep
+from .elsewhere import StoreCheck
 from .reading import Reading
 from .redis_session import NEVER, RedisSession, is_never
 from .resp import RESP3
@@ -52,6 +53,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         self.refused: set[str] = set()
         #: Reads that no session has taken so far.
         self._readings: list[Reading] = []
+        #: Whether the worker stores where this process looks.
+        self.check = StoreCheck(self)
         #: Ids under which the state of another task was found.
         self.strange: set[str] = set()
 

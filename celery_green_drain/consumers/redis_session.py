@@ -33,6 +33,7 @@ from ..drainers.mailbox import Mailbox
 from ..pending import Meta, PendingTable
 from ..settings import Settings
 from .base import OutOfStep
+from .elsewhere import StoreCheck
 from .reading import Reading
 from .resp import Command, Link, drainer_params
 from .session import Session
@@ -74,6 +75,8 @@ class Owner(Protocol):
     refused: set[str]
     #: Ids under which the state of another task was found.
     strange: set[str]
+    #: Whether the worker stores where this process looks.
+    check: StoreCheck
 
     @property
     def backend(self) -> Any: ...
@@ -128,6 +131,7 @@ class RedisSession(Session):
         self._never_subscribes: Exception | None = None
         self._resp3 = resp3
         self._deliver = consumer.deliver
+        self._came = consumer.check.came
         #: Commands of each kind that are under way.
         self._under_way: Counter[str] = Counter()
         self._links: tuple[Link, ...] = ()
@@ -320,6 +324,7 @@ class RedisSession(Session):
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         task_id = self._subscribed.get(channel)
         if task_id is not None and self._deliver(task_id, partial(self._decode, task_id, payload)):
+            self._came(task_id)
             self._leave(channel)
 
     def _decode(self, task_id: str, payload: bytes) -> Meta:

@@ -18,6 +18,7 @@ from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
 from celery.signals import worker_process_shutdown
 from kombu.exceptions import DecodeError, KombuError
 
+from .. import exits
 from ..copies import Own
 from ..drainers.base import Drainer
 from ..internals import as_text
@@ -231,6 +232,7 @@ _leavers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
 @atexit.register
 @worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
 def _leave(**kwargs: Any) -> None:
+    exits.finish()  # which results may still come for
     deadline = time.monotonic() + FAREWELL
     for drainer in [consumer.leave() for consumer in list(_leavers)]:
         if drainer is not None:

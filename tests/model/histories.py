@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ("History", "OnPurpose")
 
 #: Seconds of a timeout that is to be long enough for any result.
-LONG = 20.0
+LONG = 30.0
 
 #: Results that one wait asks for: a list of one, or the members of a group.
 Results = list[Any]

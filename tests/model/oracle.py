@@ -23,10 +23,10 @@ from .worker import Step
 __all__ = ("ALL", "LATE", "PATIENCE", "Call", "Oracle", "Plan", "Wait")
 
 #: Seconds after which a result that has come is late, unless something was in its way.
-LATE = 8.0
+LATE = 15.0
 
 #: Seconds after which a wait never ends.
-PATIENCE = 45.0
+PATIENCE = 60.0
 
 #: Lines of what happened last that are shown with a fault.
 TAIL = 40
@@ -304,7 +304,7 @@ class Oracle:
         self._command = command
         self._limit = limit
         self._pid = os.getpid()
-        self._tail: deque[tuple[Any, ...]] = deque(maxlen=10_000)
+        self._tail: deque[tuple[Any, ...]] = deque(maxlen=3_000)
         self._numbers = itertools.count(1)
         self.open: set[Wait] = set()
         self.counts: dict[str, int] = {}

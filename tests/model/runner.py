@@ -25,7 +25,7 @@ from ..green import DRAINER, drain_loops, size, spawn, wait_until
 from .histories import History, OnPurpose
 from .oracle import ALL, PATIENCE, Oracle, Plan
 from .sides import Side
-from .weather import HEARTBEAT, RECONCILE, RETRY_MAX, Weather, disturb
+from .weather import HEARTBEAT, RECONCILE, RETRY_MAX, Climate, Weather, disturb
 
 __all__ = ("Model",)
 
@@ -49,16 +49,20 @@ class Model:
 
     outages = (redis.RedisError, kombu.exceptions.OperationalError, OSError)
 
-    def __init__(self, side: Side, oracle: Oracle, seed: int, forks: bool) -> None:
+    def __init__(
+        self, side: Side, oracle: Oracle, seed: int, climate: Climate, histories: int = 0
+    ) -> None:
         self.side = side
         self.oracle = oracle
         self.weather = Weather(False, (), 700)
         self.histories = 0
-        #: Blocks of memory in use at the end of each app, and MiB of the process.
-        self.memory: list[tuple[int, int]] = []
+        self.memory = Memory()
         self.app: Celery
         self._seed = seed
-        self._forks = forks
+        self._climate = climate
+        self._size = histories or ROUND
+        self._reconciles = False
+        self._deadline = 0.0
         self._expected: dict[str, Plan] = {}
         self._gate = Gate()
         self.errors = Errors()
@@ -112,19 +116,23 @@ class Model:
 
     # -- rounds
 
-    def run(self, deadline: float, first: int = 0) -> int:
-        """Do rounds until *deadline*, by the monotonic clock; return how many."""
+    def run(self, deadline: float, first: int = 0, count: int | None = None) -> int:
+        """Do rounds until *deadline*, by the monotonic clock, or *count*; return how many."""
         self._deadline = deadline
         for number in itertools.count(first):
             if number == first or number % ERA == 0:
                 self._begin_era(number // ERA)
             self.oracle.round = number
             self._round(random.Random(f"{self._seed} {number}"), f"{self._seed} {number}")
-            last = self._is_time_up()
+            self.memory.measure()
+            done = number - first + 1
+            last = self._is_time_up() or done == count
             if last or number % ERA == ERA - 1:
                 self._end_era(random.Random(f"{self._seed} end {number}"))
             if last:
-                return number - first + 1
+                if self.memory.grows:
+                    self.oracle.fault(ALL, f"memory grows: {self.memory}")
+                return done
         raise AssertionError("there is no last number")
 
     def _is_time_up(self) -> bool:
@@ -136,10 +144,10 @@ class Model:
             result_drainer_heartbeat=HEARTBEAT,
             result_drainer_retry_max=RETRY_MAX,
             # Where it is long, nothing makes up for what the rest has overlooked.
-            result_drainer_reconcile_interval=RECONCILE if number % 2 else 10_000,
+            result_drainer_reconcile_interval=RECONCILE if number % 2 else 10_000.0,
         )
         self.oracle.reconciled = 2 * RECONCILE
-        self._loses = bool(number % 2)
+        self._reconciles = bool(number % 2)
         # After the backend is made, which has a say in where results go.
         assert self.app.backend
         before_task_publish.connect(self._take_task)
@@ -153,12 +161,9 @@ class Model:
         self._check(
             "the end of the app's drain loop", lambda: (gc.collect(), drain_loops())[1] == 0
         )
-        gc.collect()
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        self.memory.append((sys.getallocatedblocks(), pages * os.sysconf("SC_PAGESIZE") // 2**20))
 
     def _round(self, rng: random.Random, seed: str) -> None:
-        weather = Weather.of(rng, self._forks, self.side.stores and self._loses)
+        weather = self._climate.draw(rng, self._reconciles)
         self.weather = weather
         self.oracle.note(ALL, weather)
         gc.set_threshold(weather.threshold)
@@ -171,7 +176,7 @@ class Model:
 
         def lane() -> None:
             try:
-                while (number := next(numbers)) < ROUND and not self._is_time_up():
+                while (number := next(numbers)) < self._size and not self._is_time_up():
                     History(self, f"{number}", random.Random(f"{seed} {number}")).run()
                     self.histories += 1
             finally:
@@ -220,6 +225,35 @@ class Model:
             wait_until(condition, what)
         except AssertionError as exc:
             self.oracle.fault(ALL, f"{exc}: {details()}")
+
+
+class Memory:
+    """What the process keeps, at the end of each round."""
+
+    def __init__(self) -> None:
+        #: Blocks of memory that Python uses.
+        self._blocks: list[int] = []
+
+    def measure(self) -> None:
+        gc.collect()
+        self._blocks.append(sys.getallocatedblocks())
+
+    @property
+    def grows(self) -> bool:
+        """Whether it has grown after the first third, by which caches are full."""
+        third = len(self._blocks) // 3
+        if third < ERA // 2:
+            return False
+        middle, end = self._blocks[third:-third], self._blocks[-third:]
+        return max(end) > max(middle) * 1.02 and min(end) > min(middle) * 1.02
+
+    def __str__(self) -> str:
+        third = max(1, len(self._blocks) // 3)
+        parts = self._blocks[:third], self._blocks[third:-third], self._blocks[-third:]
+        ranges = (f"{min(part):,} to {max(part):,}" for part in parts if part)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        megabytes = pages * os.sysconf("SC_PAGESIZE") // 2**20
+        return f"{', then '.join(ranges)} blocks; {megabytes} MiB"
 
 
 class Gate:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_green_drain import watch
+from celery_green_drain.drainers.base import STOP_TIMEOUT
 
 from ..green import GREEN, drain_loops, kill, loop_greenlets
 from .oracle import ALL, LATE, Plan
@@ -19,7 +20,7 @@ from .oracle import ALL, LATE, Plan
 if TYPE_CHECKING:
     from .runner import Model
 
-__all__ = ("Weather", "disturb")
+__all__ = ("Climate", "Weather", "disturb")
 
 #: Settings of the drainer, so that what is lost is noticed soon. Seconds.
 HEARTBEAT = 1.0
@@ -50,15 +51,32 @@ class Weather:
     #: Objects that are allocated until garbage is looked for.
     threshold: int
 
-    @classmethod
-    def of(cls, rng: random.Random, forks: bool, stores: bool) -> Weather:
-        names = [name for name in DISTURBANCES if forks or name != "fork"]
+
+class Climate:
+    """What weather there may be.
+
+    :param forks: whether this process may fork.
+    :param stores: whether results outlive their messages.
+    :param always: disturbances of each round; None: some are drawn for each.
+    """
+
+    def __init__(self, forks: bool, stores: bool, always: list[str] | None = None) -> None:
+        self._names = [name for name in DISTURBANCES if forks or name != "fork"]
         if not GREEN:
-            names.remove("kill_loop")
-        count = rng.choice((0, 1, 2, len(names)))
-        return cls(
-            loses=stores and rng.random() < 0.3,
-            disturbances=tuple(rng.sample(names, count)),
+            self._names.remove("kill_loop")  # a thread cannot be killed
+        self._stores = stores
+        self._always = always
+
+    def draw(self, rng: random.Random, reconciles: bool) -> Weather:
+        """The weather of a round.
+
+        :param reconciles: whether messages may get lost, as something makes up for them.
+        """
+        count = rng.choice((0, 1, 2, len(self._names)))
+        names = rng.sample(self._names, count)
+        return Weather(
+            loses=self._stores and reconciles and rng.random() < 0.6,
+            disturbances=tuple(names if self._always is None else self._always),
             threshold=rng.choice((700, 700, 100, 20)),
         )
 
@@ -80,7 +98,7 @@ def stop(model: Model, rng: random.Random) -> None:
     begun = time.monotonic()
     consumer.stop()
     oracle.stopped_at = time.monotonic()
-    if oracle.stopped_at - begun > LATE:
+    if oracle.stopped_at - begun >= STOP_TIMEOUT:
         oracle.fault(ALL, f"stop() took {oracle.stopped_at - begun:.1f} s")
     time.sleep(rng.choice((0, 0, rng.random() * 0.1)))
     # Callbacks need one who starts it, and that is not always somebody who waits.

@@ -1,0 +1,84 @@
+"""The end of the process: callbacks that are pending are waited for, and then given up.
+
+A web server answers the requests that it has, and ends. Results that only callbacks wait for are
+nobody's request, so without this they would be dropped, without a word.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+import weakref
+from typing import Protocol
+
+from celery.signals import worker_process_shutdown
+
+__all__ = ("Ending", "finish", "register")
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that callbacks have to end which are told that their result will not come.
+GRACE = 1.0
+
+
+class Ending(Protocol):
+    """Something with callbacks that the end of the process is to wait for."""
+
+    #: Seconds to wait at most; 0: do not wait.
+    exit_timeout: float
+
+    def wait_for_callbacks(self, deadline: float) -> None:
+        """Wait until none is pending or under way, but not after *deadline*."""
+
+    def give_up_callbacks(self, at_once: bool) -> None:
+        """Begin to tell those whose result has not come: in the drain loop, or *at_once*, here."""
+
+    #: How many results that was.
+    given_up: int
+
+    def wait_for_calls(self, deadline: float) -> bool:
+        """Wait until none is under way; return whether there is one at *deadline*."""
+
+
+_ending: weakref.WeakSet[Ending] = weakref.WeakSet()
+
+
+def register(ending: Ending) -> None:
+    """Have the end of the process wait for *ending*, which is held weakly."""
+    _ending.add(ending)
+
+
+#: The process that has ended by now: its child may go on.
+_ended = 0
+
+
+# For a prefork worker's processes as well, which end without Python's hooks.
+@atexit.register
+@worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
+def finish(**kwargs: object) -> None:
+    """Wait for the callbacks of all apps together, and give up what is left. Once a process."""
+    global _ended
+    if _ended == os.getpid():
+        return
+    _ended = os.getpid()
+    all_of_them, begun = list(_ending), time.monotonic()
+    for each in all_of_them:
+        each.wait_for_callbacks(begun + each.exit_timeout)
+    for each in all_of_them:
+        each.give_up_callbacks(at_once=False)
+    until = time.monotonic() + GRACE
+    for each in all_of_them:
+        each.wait_for_calls(until - GRACE / 2)
+        each.give_up_callbacks(at_once=True)  # where the loop has not noticed, as it is connecting
+    unfinished = [each for each in all_of_them if each.wait_for_calls(until)]
+    given_up = sum(each.given_up for each in all_of_them)
+    if given_up:
+        logger.warning(
+            "The process ends, and %d results that callbacks wait for have not come. They are "
+            "given up; result_drainer_exit_timeout says how long the end waits for them.",
+            given_up,
+        )
+    if unfinished:
+        logger.warning("The process ends in the middle of callbacks.")

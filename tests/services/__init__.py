@@ -1,0 +1,1 @@
+"""Stores that are services of their own, each on a server: ``scripts/test stores``."""

@@ -1,0 +1,161 @@
+"""Stores that are services: each does what Celery promises, whatever becomes of its server."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from celery import Celery, chord, group, uuid
+from celery.exceptions import TimeoutError
+from celery.result import GroupResult
+
+from celery_green_drain.consumers import polled
+
+from ..green import crowd, size, spawn_get, wait_until
+from ..test_watching import Watcher
+from .conftest import Make
+from .servers import CouchServer, MongoServer, MotoDynamoServer, Server
+
+
+def store(app: Celery, value: Any = 42, state: str = "SUCCESS", task_id: str = "") -> str:
+    """Store a result, as a worker does; return its task id."""
+    task_id = task_id or uuid()
+    app.backend.store_result(task_id, value, state)
+    return task_id
+
+
+@pytest.mark.usefixtures("worker")
+def test_all_that_celery_promises(app: Celery, server: Server) -> None:
+    add, calls, errors = app.tasks["add"], [], []
+    total = chord([add.s(i, i) for i in range(3)])(app.tasks["total"].s())
+    results = [add.delay(i, 1) for i in range(10)]
+    failed = app.tasks["fail"].delay("bad luck")
+    failed.then(lambda _: None, on_error=errors.append)
+    members = group(add.s(i, i) for i in range(3))()
+    members.then(lambda result: calls.append(result.get()))
+    for result in results:
+        result.then(lambda result: calls.append(result.get()))
+    assert [result.get(timeout=60) for result in results] == list(range(1, 11))
+    assert members.get(timeout=60) == [0, 2, 4]
+    wait_until(lambda: len(calls) == 11, "all callbacks")
+    assert [0, 2, 4] in calls
+    with pytest.raises(ValueError, match="bad luck"):
+        failed.get(timeout=60)
+    wait_until(lambda: errors, "on_error")
+    assert results[0].ready()
+    assert app.AsyncResult(results[0].id).state == "SUCCESS"
+    assert app.AsyncResult(results[0].id).get(timeout=0) == 1
+    members.save()
+    # A list of results, where it is MongoDB.
+    restored = GroupResult.restore(members.id, app=app)
+    assert [result.get(timeout=60) for result in list(restored)] == [0, 2, 4]
+    results[0].forget()
+    assert app.AsyncResult(results[0].id).state == ("PENDING" if server.forgets else "SUCCESS")
+    assert total.get(timeout=60) == 6
+
+
+def test_states_in_between(app: Celery) -> None:
+    watcher, task_id = None, uuid()
+    watcher = Watcher(app.AsyncResult(task_id))
+    for step in (1, 2):
+        store(app, {"step": step}, "PROGRESS", task_id)
+        wait_until(lambda: len(watcher.seen) == step, "the step")  # noqa: B023
+    store(app, "end", task_id=task_id)
+    watcher.wait()
+    assert [state.result for state in watcher.seen] == [{"step": 1}, {"step": 2}, "end"]
+
+
+def test_what_is_there_already_and_what_is_not(app: Celery) -> None:
+    ids = [store(app, i) for i in range(12)]
+    assert crowd(12, lambda i: app.AsyncResult(ids[i]).get(timeout=60)) == list(range(12))
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        app.AsyncResult(uuid()).get(timeout=0.3)
+    assert 0.3 <= time.monotonic() - begun < 0.6
+    assert app.backend.result_consumer.statistics().connects == 1
+
+
+def test_a_server_that_goes_and_comes_back(
+    make: Make, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make(server, result_drainer_retry_max=0.3)
+    result, calls = app.AsyncResult(uuid()), []
+    result.then(lambda result: calls.append(result.get()))
+    got = spawn_get(result)
+    consumer = app.backend.result_consumer
+    wait_until(lambda: consumer.connections, "the first look")
+    server.stop()
+    try:
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError):
+            app.AsyncResult(uuid()).get(timeout=1)
+        assert time.monotonic() - begun < 1.5
+        if not server.patient:
+            wait_until(lambda: not consumer.connections, "the loss of the connection")
+    finally:
+        server.start()
+    store(app, "after the outage", task_id=result.id)
+    wait_until(lambda: got and calls, "the result", timeout=60)
+    assert got == calls == ["after the outage"]
+    if not server.patient:
+        wait_until(lambda: "back after" in caplog.text, "the line that says so")
+        assert ["Lost" in line for line in told(caplog)] == [True, False]
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What this package has logged."""
+    ours = [record for record in caplog.records if record.name.startswith("celery_green_drain")]
+    return [record.getMessage() for record in ours]
+
+
+# -- what it costs
+
+#: A server for each store that can be asked for many at once; the most requests of one look for
+#: 1,000 ids.
+ONE_LOOK = {
+    "mongodb": (MongoServer, 2),
+    "couchdb": (CouchServer, 2),
+    "dynamodb": (MotoDynamoServer, 10),
+}
+
+
+@pytest.mark.parametrize("name", ONE_LOOK)
+def test_a_thousand_waiters_are_few_requests_a_look(
+    make: Make, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    looks = counted(monkeypatch)
+    kind, most = ONE_LOOK[name]
+    server, pause, count = kind(), 0.5, size(1000, 300)
+    try:
+        app = make(server, result_drainer_poll_min=pause, result_drainer_poll_max=pause)
+        ids = [uuid() for _ in range(count)]
+        waits = [spawn_get(app.AsyncResult(task_id), timeout=100) for task_id in ids]
+        statistics = app.backend.result_consumer.statistics
+        wait_until(lambda: statistics().pending == count, "all waits", timeout=60)
+        wait_until(lambda: count in looks, "the first look for all")
+        asked, looked = server.requests(), len(looks)
+        wait_until(lambda: len(looks) >= looked + 3, "some looks")
+        # One may have begun before the first count, or not be over.
+        assert 2 <= server.requests() - asked <= most * (len(looks) - looked + 1)
+        app.backend.store_result(ids[0], "the first", "SUCCESS")
+        app.backend.store_result(ids[-1], "the last", "SUCCESS")
+        wait_until(lambda: waits[0] and waits[-1], "the results", timeout=30)
+        assert [waits[0], waits[-1]] == [["the first"], ["the last"]]
+        app.backend.result_consumer.stop()
+        wait_until(lambda: all(waits), "the ends of all waits", timeout=60)
+    finally:
+        server.end()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many ids each look is for, from now on."""
+    looks: list[int] = []
+    look = polled.Poller.look
+
+    def counting(self: polled.Poller, task_ids: list[str]) -> None:
+        looks.append(len(task_ids))
+        look(self, task_ids)
+
+    monkeypatch.setattr(polled.Poller, "look", counting)
+    return looks
