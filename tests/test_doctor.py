@@ -227,6 +227,12 @@ def test_rabbitmq(rabbit: RabbitServer) -> None:
     app.close()
 
 
+def test_messages_of_redis(broker: RedisServer) -> None:
+    app = make_app(broker.url(database=11), "rpc://", result_drainer="auto")
+    assert ids(store_only(app)) == []
+    app.close()
+
+
 def test_rabbitmq_that_is_away() -> None:
     app = make_app(f"amqp://127.0.0.1:{free_port()}//", "rpc://", result_drainer="auto")
     assert ids(store_only(app)) == ["GD201", "GD213"]

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from celery import uuid
-from kombu import Producer
+from kombu import Producer, Queue
 
 from ..addresses import broker_address, result_address
 from ..backends.polled import PolledBackendMixin
@@ -58,9 +58,10 @@ def _check_queue(app: Any, timeout: float) -> Iterator[Finding]:
         connection.ensure_connection(max_retries=1, timeout=timeout)
         with connection, connection.channel() as channel:
             what = "declare a queue"
-            queue = app.backend.binding.clone(name=f"doctor-{uuid()}", expires=timeout * 10)
-            queue.routing_key = queue.name
-            queue = queue(channel)
+            name = f"doctor-{uuid()}"
+            queue = Queue(
+                name, app.backend.exchange, name, channel, durable=True, expires=timeout * 10
+            )
             queue.declare()
             what = "send to it"
             Producer(channel).publish({}, routing_key=queue.name, exchange=queue.exchange)
