@@ -64,6 +64,7 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
         That is so even where nobody asks for the result: otherwise it would stay in the broker.
         Not so in a task of a prefork worker, whose results are mostly those of its client.
         """
+        forks.notice()  # first, as a child has declared nothing
         if not task_join_will_block():
             self._declare(producer.channel)
             self.result_consumer.buffer.hold(as_text(task_id))
