@@ -25,7 +25,7 @@ from ..green import DRAINER, drain_loops, size, spawn, wait_until
 from .histories import History, OnPurpose
 from .oracle import ALL, PATIENCE, Oracle, Plan
 from .sides import Side
-from .weather import HEARTBEAT, RECONCILE, RETRY_MAX, Climate, Weather, disturb
+from .weather import HEARTBEAT, RECONCILE, RECOVERY, RETRY_MAX, Climate, Weather, disturb
 
 __all__ = ("Model",)
 
@@ -195,6 +195,7 @@ class Model:
         self._expected.clear()
         if "swallow" in weather.disturbances:
             # The server still knows connections whose end was swallowed.
+            self.oracle.trouble(RECOVERY, "reset")
             self.side.proxy.reset()
         self._look_behind()
 
