@@ -324,8 +324,15 @@ class ResultConsumer(Drained):
 
     def cannot_read(self, task_id: str, exc: Exception) -> None:
         """Count and log what has come for *task_id*."""
-        self.figures.unreadable += 1
+        # In the loop, wherever this was found out: no two threads may count at once.
+        if self.mailbox.is_read_here():
+            self._count_unreadable()
+        else:
+            self.mailbox.post(self._count_unreadable)
         logger.error("The result of task %s cannot be read: %s", quoted(task_id), one_line(exc))
+
+    def _count_unreadable(self) -> None:
+        self.figures.unreadable += 1
 
     # -- the ends of things
 
