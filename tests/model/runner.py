@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -304,7 +305,12 @@ class Log(logging.Handler):
             return
         self._oracle.note(ALL, "log:", text)
         if error is not None or not text.startswith(EXPECTED):
-            self._oracle.fault(ALL, f"this was logged: {text} {error!r}")
+            trace = (
+                "".join(traceback.format_exception(None, error, error.__traceback__))
+                if error
+                else ""
+            )
+            self._oracle.fault(ALL, f"this was logged: {text} {error!r}\n{trace}")
 
 
 class Errors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import random
@@ -170,6 +171,7 @@ def fork(model: Model, rng: random.Random) -> None:
     if pid == 0:
         code = 1
         try:
+            faulthandler.dump_traceback_later(CHILDHOOD - 2, file=2)
             _grow_up(model, plan, choices)
             code = 0
         except BaseException as exc:
@@ -183,7 +185,7 @@ def fork(model: Model, rng: random.Random) -> None:
         if time.monotonic() > deadline:
             os.kill(pid, 9)
             os.waitpid(pid, 0)
-            model.oracle.fault(ALL, "a child has never ended")
+            model.oracle.fault(ALL, f"a child has never ended: {model.errors.new()}")
             return
         time.sleep(0.01)
     model.oracle.note(ALL, "child ends", ended[1])
