@@ -176,10 +176,17 @@ class Wait:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     self._consumer.timed_out()
-                    raise timed_out(self._consumer, self._pending, time.monotonic() - self._began)
+                    raise self._timed_out()
                 rest = left if tick is None else min(left, tick)
             if not self._signal.wait(rest) and rest == tick:
                 return None
+
+    def _timed_out(self) -> TimeoutError:
+        missing = [pending.task_id for pending in self._pending if not pending.ready]
+        state = self._consumer.table.state(missing[0]) if missing else None
+        seconds = time.monotonic() - self._began
+        error: TimeoutError = timed_out(missing, state, self._consumer.drainer, seconds)
+        return error
 
     def close(self) -> None:
         """Wait no more. What nobody else wants is dropped."""

@@ -387,12 +387,14 @@ class ResultConsumer(Drained):
             return
         self._told = True
         self.given_up = self.table.calls
+        self.figures.given_up += self.given_up
         for pending in list(self.table.overdue(0)):
-            pending.fail(
-                ResultNeverCame(
-                    f"The process ends, and no result of task {quoted(pending.task_id)} has come."
-                )
+            error = ResultNeverCame(
+                f"The process ends, and no result of task {quoted(pending.task_id)} has come.",
+                pending.task_id,
             )
+            pending.fail(error)
+            self.tell(signals.result_given_up, task_id=pending.task_id, exception=error)
 
     def _orphaned(self, _: object) -> None:
         drainer = self._drainer
