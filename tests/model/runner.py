@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import itertools
 import logging
 import os
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -322,6 +324,7 @@ class Errors:
         self.stderr = os.dup(2)
         os.dup2(self._file.fileno(), 2)
         self._read = 0
+        faulthandler.register(signal.SIGUSR1, file=2)
 
     def new(self) -> str:
         """What was written since the last call."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -171,7 +171,6 @@ def fork(model: Model, rng: random.Random) -> None:
     if pid == 0:
         code = 1
         try:
-            faulthandler.dump_traceback_later(CHILDHOOD - 2, file=2)
             _grow_up(model, plan, choices)
             code = 0
         except BaseException as exc:
@@ -183,7 +182,9 @@ def fork(model: Model, rng: random.Random) -> None:
     deadline = time.monotonic() + CHILDHOOD
     while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
         if time.monotonic() > deadline:
-            os.kill(pid, 9)
+            os.kill(pid, signal.SIGUSR1)  # it tells where it is
+            time.sleep(1)
+            os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             model.oracle.fault(ALL, f"a child has never ended: {model.errors.new()}")
             return
