@@ -429,11 +429,6 @@ class PendingTable:
             return None  # it was just replaced
         return None if entry is None else time.monotonic() - entry.since
 
-    @property
-    def calling(self) -> int:
-        """How many results are to call back. For everybody."""
-        return len(self._since)
-
     def state(self, task_id: str) -> str | None:
         """The latest state of a task that has not ended; None: none was seen. For everybody."""
         entry = self._entries.get(task_id)
