@@ -268,26 +268,28 @@ class PendingResult(Promise):
         if not self.ready:
             self._finish(result)
 
-    def resolve(self, own: Read) -> None:
-        """The result has come.
+    def resolve(self, meta: Meta | None, read: Read) -> None:
+        """The result has come, with the last state *meta*, to keep; None: it is to be read.
 
-        :param own: gives its last state, to keep.
+        :param read: reads it anew, for further ones.
         """
         result = self._ref()
         if result is None or self.ready:
             return
         followers = [wait for wait in snapshot(self.waits) if wait.messages]
         try:
-            metas = [own() for _ in followers]
+            if meta is None:
+                meta = read()
+            others = [read() for _ in followers[1:]]
             # A copy, as reading a result rebuilds its children in place.
-            learn(result, dict(metas[-1]) if metas else own())
+            learn(result, dict(meta) if followers else meta)
         except Exception as exc:
             # Such as children that are none, or an exception class that is refused.
             self.consumer.cannot_read(self.task_id, exc)
             self.fail(exc)
             return
-        for wait, meta in zip(followers, metas):
-            wait.put(self, meta)
+        for wait, state in zip(followers, (meta, *others)):
+            wait.put(self, state)
         self(result)
         if result.on_ready is not self:  # somebody has put another promise in its place
             self.loop.call(result.on_ready, result)
@@ -486,10 +488,11 @@ class PendingTable:
         if meta["status"] in states.READY_STATES:
             del self._entries[task_id]
             self._figures.result(meta, entry.since)
-            own = Own(meta, read)
+            first: Meta | None = meta
             for pending in entry.pending:
                 self._unlist(pending)
-                pending.resolve(own)
+                pending.resolve(first, read)
+                first = None
             return True
         if stored and entry.latest is not None and not entry.stored:
             return False  # its message was faster

@@ -101,7 +101,7 @@ def test_a_wait_that_is_finalised_while_the_others_are_woken(app: Celery) -> Non
                 pending.waits.pop(wait, None)
 
         with collection(moment, close):
-            pending.resolve(lambda meta=meta: meta)
+            pending.resolve(meta, meta.copy)
         assert pending.error is None
         assert [wait.next() for wait in others] == [(pending, None)] * 100
 
@@ -119,5 +119,5 @@ def test_what_goes_wrong_while_telling_is_no_fault_of_the_result(
 
     monkeypatch.setattr(Wait, "put", put)
     with pytest.raises(RuntimeError, match="not the result's"):
-        pending.resolve(lambda: {"task_id": result.id, "status": "SUCCESS", "result": 1})
+        pending.resolve({"task_id": result.id, "status": "SUCCESS", "result": 1}, dict)
     assert pending.error is None

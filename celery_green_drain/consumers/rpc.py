@@ -162,7 +162,7 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             pending.fail(exc)
         else:
             self.mailbox.post(self._got, pending.task_id, {"status": meta["status"]})
-            pending.resolve(lambda: meta)
+            pending.resolve(meta, lambda: self.decode(payload))
 
     def _got(self, task_id: str, meta: Meta) -> None:
         self.figures.result(meta, time.monotonic())

@@ -86,13 +86,13 @@ def first_come() -> None:
 
     resolve = PendingResult.resolve
 
-    def forgetful(self: Any, meta: Any) -> None:
+    def forgetful(self: Any, *args: Any) -> None:
         if len(self.waits) < 2 or not _rarely():
-            resolve(self, meta)
+            resolve(self, *args)
             return
         waits = dict(self.waits)
         self.waits.popitem()
-        resolve(self, meta)
+        resolve(self, *args)
         self.waits.update(waits)
 
     _replace(PendingResult, "resolve", forgetful)
@@ -260,9 +260,9 @@ def keeps_results() -> None:
     kept: list[Any] = []
     resolve = PendingResult.resolve
 
-    def keep(self: Any, meta: Any) -> None:
+    def keep(self: Any, *args: Any) -> None:
         kept.append([object() for _ in range(20)])
-        resolve(self, meta)
+        resolve(self, *args)
 
     _replace(PendingResult, "resolve", keep)
 
