@@ -2,7 +2,7 @@
 
 Set ``result_drainer = "gevent"`` (or ``"eventlet"``) in the Celery configuration;
 there is nothing to import and nothing to call. The names here are for those who
-write a drainer of their own or look after one.
+write a drainer or a result consumer of their own, or look after one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .backends.base import DrainedBackendMixin
+    from .consumers.base import ResultConsumer
     from .context import copy_current_task_context
     from .drainers.base import Drainer
     from .drainers.eventlet import EventletDrainer as EventletDrainer
     from .drainers.gevent import GeventDrainer as GeventDrainer
+    from .drainers.signal import Signal
     from .drainers.thread import ThreadDrainer as ThreadDrainer
     from .figures import Statistics
     from .inspection.report import Report, report, statistics
@@ -34,14 +37,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = (
+    "DrainedBackendMixin",
     "Drainer",
     "DrainerStopped",
     "DrainerWarning",
     "GreenDrainError",
     "Report",
+    "ResultConsumer",
     "ResultError",
     "ResultEvicted",
     "ResultNeverCame",
+    "Signal",
     "State",
     "Statistics",
     "TaskContextError",
@@ -55,8 +61,11 @@ __all__ = (
 
 #: Imported at first use: Celery imports the package for every process, set or not.
 _LAZY = {
+    "DrainedBackendMixin": ".backends.base",
     "Drainer": ".drainers.base",
     "Report": ".inspection.report",
+    "ResultConsumer": ".consumers.base",
+    "Signal": ".drainers.signal",
     "State": ".watching",
     "Statistics": ".figures",
     "copy_current_task_context": ".context",

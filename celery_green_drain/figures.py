@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -15,6 +16,11 @@ from typing import Any
 from celery import states
 
 __all__ = ("Figures", "Histogram", "Statistics")
+
+logger = logging.getLogger(__name__)
+
+#: Callbacks that may run at once before that is warned of.
+MANY = 1000
 
 #: Upper bounds of the buckets that times are sorted into, in seconds.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -150,6 +156,7 @@ class Figures:
         self._sampled = 0.0
         #: Callbacks that run now.
         self.running: set[object] = set()
+        self._may_warn = iter((True,))  # gives that to one thread only
         self._callbacks_run = 0
         self._callbacks_raised = 0
         #: Those that are not counted yet: whether each has raised.
@@ -203,6 +210,17 @@ class Figures:
         self.outage_seconds += seconds
 
     # -- for everybody
+
+    def callback_begins(self, callback: object) -> None:
+        """*callback* runs from now on. Many at once are warned of, once."""
+        self.running.add(callback)
+        if len(self.running) > MANY and next(self._may_warn, False):
+            logger.warning(
+                "%d callbacks run at once, and each holds a greenlet, or a thread, until it ends. "
+                "If they wait for something that may not come, let them give up after a while. "
+                "statistics().callbacks_running says how many there are.",
+                len(self.running),
+            )
 
     def callback_over(self, raised: bool) -> None:
         """A callback has ended, in any thread. A green library's lock would cost more than that."""

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.exceptions import TimeoutError
 
+from .drainers.base import Drainer
 from .quoting import quoted
-
-if TYPE_CHECKING:
-    from .pending import Consumer, PendingResult
 
 __all__ = ("not_ready", "timed_out")
 
 
-def timed_out(
-    consumer: Consumer, waited_for: Iterable[PendingResult], seconds: float
-) -> TimeoutError:
-    """The error of a wait that was given up after *seconds*."""
-    missing = [pending.task_id for pending in waited_for if not pending.ready]
+def timed_out(missing: list[str], state: Any, drainer: Drainer, seconds: float) -> TimeoutError:
+    """The error of a wait that was given up after *seconds*.
+
+    :param missing: the ids of the tasks that have not ended.
+    :param state: the state in which the first of them was seen last; None: nothing was seen of it.
+    """
     first = missing[0] if missing else ""
-    state = consumer.table.state(first)
     seen = (
         "nothing was seen of it: no worker has ended it, or it stores its result elsewhere"
         if state is None
         else f"the last that was seen of it is {quoted(state)}"
     )
-    drainer = consumer.drainer
     if drainer.drained.connected:
         connected = "is connected"
     else:

@@ -149,10 +149,15 @@ class Wait:
         self._signal.set()
 
     def interrupt(self, error: Exception) -> None:
-        """End the wait with a copy of *error*, unless it was interrupted before."""
+        """End the wait with *error*, which is its own, unless it was interrupted before."""
         if self._error is None:
             self._error = error
         self._signal.set()
+
+    def _interruption(self, error: Exception) -> Exception:
+        # What is raised is kept nowhere, or its traceback would keep the frames of who waits.
+        self._error = own_error(error)
+        return error
 
     def next(self, deadline: float | None = None, tick: float | None = None) -> Arrival | None:
         """Return what comes next, or None after *tick* seconds of silence.
@@ -165,7 +170,7 @@ class Wait:
             if self._inbox:
                 return self._inbox.popleft()
             if self._error is not None:
-                raise own_error(self._error)
+                raise self._interruption(self._error)
             if self._signal.ready:
                 # The new one is in place before the inbox is looked at again: what comes
                 # from now on is seen there, or sets it.
@@ -176,10 +181,17 @@ class Wait:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     self._consumer.timed_out()
-                    raise timed_out(self._consumer, self._pending, time.monotonic() - self._began)
+                    raise self._timed_out()
                 rest = left if tick is None else min(left, tick)
             if not self._signal.wait(rest) and rest == tick:
                 return None
+
+    def _timed_out(self) -> TimeoutError:
+        missing = [pending.task_id for pending in self._pending if not pending.ready]
+        state = self._consumer.table.state(missing[0]) if missing else None
+        seconds = time.monotonic() - self._began
+        error: TimeoutError = timed_out(missing, state, self._consumer.drainer, seconds)
+        return error
 
     def close(self) -> None:
         """Wait no more. What nobody else wants is dropped."""
@@ -264,27 +276,21 @@ class PendingResult(Promise):
         result = self._ref()
         if result is None or self.ready:
             return
+        followers = [wait for wait in snapshot(self.waits) if wait.messages]
         try:
-            told = self._tell_last(own)
+            metas = [own() for _ in followers]
             # A copy, as reading a result rebuilds its children in place.
-            learn(result, own() if told is None else dict(told))
+            learn(result, dict(metas[-1]) if metas else own())
         except Exception as exc:
             # Such as children that are none, or an exception class that is refused.
             self.consumer.cannot_read(self.task_id, exc)
             self.fail(exc)
             return
+        for wait, meta in zip(followers, metas):
+            wait.put(self, meta)
         self(result)
         if result.on_ready is not self:  # somebody has put another promise in its place
             self.loop.call(result.on_ready, result)
-
-    def _tell_last(self, own: Read) -> Meta | None:
-        """Tell the last state to all that want each; return what one of them got, if any did."""
-        told = None
-        for wait in snapshot(self.waits):
-            if wait.messages:
-                told = own()
-                wait.put(self, told)
-        return told
 
     def fail(self, error: Exception) -> None:
         """The result cannot be read, or will never come."""
@@ -293,9 +299,14 @@ class PendingResult(Promise):
             self._finish(self._ref())
 
     def check(self) -> None:
-        """:raises Exception: a copy of what has made the result unreadable, if something did."""
+        """:raises Exception: what has made the result unreadable, if something did: to keep."""
         if self.error is not None:
-            raise own_error(self.error)
+            raise self._give(self.error)
+
+    def _give(self, error: Exception) -> Exception:
+        # As above: the one that stays is a copy.
+        self.error = own_error(error)
+        return error
 
     @property
     def last(self) -> Meta | None:

@@ -77,7 +77,7 @@ class Callback:
             return
         raised: BaseException | None = None
         figures = loop.figures
-        figures.running.add(self)
+        figures.callback_begins(self)
         try:
             raised = self._context.run(self._run, name, error, args)
         finally:  # also where it is killed

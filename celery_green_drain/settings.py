@@ -86,6 +86,12 @@ class Settings:
             )
         return settings
 
+    @classmethod
+    def strangers(cls, conf: Any) -> list[str]:
+        """Say of each name in ``conf`` that only comes near one of ours what it is near to."""
+        names = [_setting(each.name) for each in fields(cls) if each.compare]
+        return list(Spelling(conf, names).strangers())
+
     def name_of(self, key: str) -> str:
         """The name of the setting behind the field *key*, as the user has written it."""
         return self.written.get(key, _setting(key))

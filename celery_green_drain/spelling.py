@@ -60,19 +60,26 @@ class Spelling:
 
     def warn_of_strangers(self) -> None:
         """Warn of names that come near one of ours. They may be somebody else's."""
+        for text in self.strangers():
+            notify(text)
+
+    def strangers(self) -> Iterator[str]:
+        """Say of each such name what it is near to."""
         for mapping in self._maps:
             for key in filter(_is_name, list(mapping.keys())):
                 if PREFIX not in key.lower():
-                    self._warn_of(key, key)
-            self._warn_of_lower_case(getattr(mapping, "SETTINGS_MODULE", None))
+                    yield from self._stranger(key, key)
+            yield from self._in_lower_case(getattr(mapping, "SETTINGS_MODULE", None))
 
-    def _warn_of_lower_case(self, module: str | None) -> None:
+    def _in_lower_case(self, module: str | None) -> Iterator[str]:
         """Django takes from *module*, which has its settings, the names in upper case only."""
         for key in list(vars(sys.modules.get(module or "", object))):
             if _is_name(key) and not key.isupper():
-                self._warn_of(key, key.upper(), " Django reads names in upper case only.")
+                yield from self._stranger(
+                    key, key.upper(), " Django reads names in upper case only."
+                )
 
-    def _warn_of(self, key: str, spelt: str, why: str = "") -> None:
+    def _stranger(self, key: str, spelt: str, why: str = "") -> Iterator[str]:
         name = key.lower()
         for head in (self._namespace.lower(), "celery_"):
             name = name[len(head) :] if head and name.startswith(head) else name
@@ -81,7 +88,7 @@ class Spelling:
             close = nearest(name, self._names, 0.0)
         if close is not None:
             head = self._namespace or ("CELERY_" if spelt.isupper() else "")
-            notify(
+            yield (
                 f"The setting {key!r} is read by nobody here.{why} If it is meant for "
                 f"celery_green_drain, write {self._like(spelt, head, close)!r}."
             )

@@ -38,7 +38,7 @@ KINDS = ("redis", "rpc, rabbitmq", "rpc, redis", "rpc, memory")
 
 #: Seconds that a test may take, and its fixtures as long again. Where nothing can be raised any
 #: more, ``faulthandler_timeout`` in setup.cfg ends the process.
-LIMIT = 150
+LIMIT = 360 if MODE == PAGES else 150  # which wait for pip
 
 #: The fixtures of those whose app is the same for all tests of a module.
 SHARED = {"rpc, redis": "redis_rpc_app", "rpc, memory": "memory_app"}

@@ -75,8 +75,8 @@ def test_a_look_at_what_is_just_taken_leaves_nothing() -> None:
     class Unread(dict[str, Any]):
         """From which the loop takes what somebody has just seen."""
 
-        def __contains__(self, task_id: object) -> bool:
-            found = super().__contains__(task_id)
+        def get(self, task_id: str, default: Any = None) -> Any:
+            found = super().get(task_id, default)
             self.clear()
             return found
 

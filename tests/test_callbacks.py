@@ -19,6 +19,8 @@ from celery import Celery, chain, group, uuid
 from celery.result import GroupResult, ResultSet
 from vine import barrier, promise
 
+from celery_green_drain import figures
+
 from .green import GREEN, MODE, crowd, size, wait_until
 from .servers import RedisServer
 
@@ -569,8 +571,14 @@ def test_one_behind_one_that_forks(app: Celery, store: Callable[..., str], tmp_p
     assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
 
 
-def test_a_thousand_that_never_end(app: Celery, store: Callable[..., str]) -> None:
+def test_a_thousand_that_never_end(
+    app: Celery,
+    store: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     count = size(1000, 200)
+    monkeypatch.setattr(figures, "MANY", count - 20)
     go_on = threading.Event()
     begun: list[int] = []
     task_id = store(1)
@@ -578,4 +586,6 @@ def test_a_thousand_that_never_end(app: Celery, store: Callable[..., str]) -> No
         app.AsyncResult(task_id).then(lambda _, i=i: (begun.append(i), go_on.wait(60)))
     wait_until(lambda: len(begun) == count, "all of them to begin")
     assert app.AsyncResult(store(2)).get(timeout=20) == 2
+    assert app.backend.result_consumer.statistics().callbacks_running == count
+    assert caplog.text.count("callbacks run at once") == 1
     go_on.set()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
@@ -18,6 +21,7 @@ import pytest
 from celery import Celery, uuid
 from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.utils.dispatch import Signal
+from flask import Flask
 
 from celery_green_drain import (
     DrainerStopped,
@@ -31,8 +35,8 @@ from celery_green_drain import (
     wsgi_report,
 )
 
-from .conftest import Line
-from .green import DRAINER, GREEN, MODE, size, spawn, spawn_get, wait_until
+from .conftest import Line, in_gunicorn
+from .green import DRAINER, GREEN, MODE, crowd, size, spawn, spawn_get, wait_until
 from .servers import Process, RedisServer
 from .tasks import make_app
 
@@ -269,6 +273,51 @@ def test_on_a_signal() -> None:
     process.end()
     assert "redis://:**@127.0.0.1/0" in process.output()
     assert "secret" not in process.output()
+
+
+@in_gunicorn
+def test_each_worker_of_a_gunicorn(
+    gunicorn: Callable[..., Any],
+    worker: object,
+    broker: RedisServer,
+    results: RedisServer,
+    tmp_path: Path,
+) -> None:
+    """With the configuration that the docs print, the figures of all add up to what was asked."""
+    page = (Path(__file__).parent.parent / "docs" / "running.rst").read_text()
+    (printed,) = re.findall(r":caption: gunicorn.conf.py\n\n(.*?)\n\n\.\. code", page, re.DOTALL)
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text(textwrap.dedent(printed).replace("shop.celery", "tests.site"))
+    site = gunicorn([broker.url(), results.url("site")], workers=2, options=["-c", str(config)])
+    count = 100
+    answers = crowd(count, lambda number: site.fetch(f"/?x={number}"))
+    assert sorted(answer["value"] for answer in answers) == list(range(1, count + 1))
+    pids = {answer["pid"] for answer in answers}
+    while len(pids) < 2:
+        pids.add(site.fetch("/state")["pid"])
+    for pid in pids:
+        os.kill(pid, signal.SIGUSR2)
+    wait_until(lambda: site.process.output().count("versions ") == 2, "the reports")
+    shown = [int(number) for number in re.findall(r"delivered=(\d+)", site.process.output())]
+    assert sum(shown) == count + 1  # the first one was to see whether it answers
+
+
+@pytest.mark.skipif(MODE != "unpatched", reason="one mode is enough for a framework")
+def test_in_flask_and_django(make: Callable[..., Celery], django: Path) -> None:
+    """As the docs print it."""
+    app = make()
+    page = (Path(__file__).parent.parent / "docs" / "inside.rst").read_text()
+    blocks = re.findall(r"code-block:: python\n\n((?:    .*\n|\n)+)", page)
+    in_flask, in_django = (
+        textwrap.dedent(next(block for block in blocks if word in block))
+        for word in ("jsonify", "JsonResponse")
+    )
+    web = Flask("inside")
+    exec(in_flask, {"web": web, "app": app})
+    assert web.test_client().get("/inside").get_json()["statistics"]["on"] is True
+    names: dict[str, Any] = {"app": app}
+    exec(in_django, names)
+    assert json.loads(names["inside"](None).content)["statistics"]["on"] is True
 
 
 # -- events

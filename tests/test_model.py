@@ -6,8 +6,7 @@ import subprocess
 import sys
 
 import pytest
-
-from celery_green_drain.pending import PendingTable
+from celery import Celery
 
 from .green import MODE
 from .servers import UNMEASURED
@@ -22,9 +21,9 @@ def test_each_wait_ends_as_it_should(backend: str) -> None:
     assert model.returncode == 0, model.stdout + model.stderr
 
 
-def test_a_stranger_at_the_table(strangers: list[str]) -> None:
+def test_a_stranger_at_the_table(app: Celery, strangers: list[str]) -> None:
     """Whether the suite would notice that somebody else than a drain loop changes its table."""
-    PendingTable().doubt()
+    app.backend.result_consumer.table.doubt()
     (found,) = strangers
     assert "test_a_stranger_at_the_table" in found
     strangers.clear()

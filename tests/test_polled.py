@@ -409,18 +409,21 @@ class Ticker:
     """A greenlet that ticks, and knows the longest time it could not."""
 
     def __init__(self) -> None:
-        self.longest = 0.0
+        self.longest, self._last = 0.0, time.monotonic()
         self._over = False
         spawn(self._tick)
 
     def _tick(self) -> None:
-        last = time.monotonic()
         while not self._over:
             time.sleep(0.01)
-            now = time.monotonic()
-            self.longest, last = max(self.longest, now - last), now
+            self._look()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        self.longest, self._last = max(self.longest, now - self._last), now
 
     def stop(self) -> float:
+        self._look()
         self._over = True
         return self.longest
 

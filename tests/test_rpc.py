@@ -239,7 +239,7 @@ def test_results_that_nobody_reads(
 def publish_results(app: Celery, rabbit: RabbitServer, ids: list[str]) -> None:
     """Send results as a worker does: 0, 1, 2, …"""
     with app.producer_or_acquire() as producer:
-        app.backend.on_task_call(producer, ids[0])
+        app.backend.on_task_call(producer, uuid())
     results = (
         (json.dumps({"task_id": task_id, "status": "SUCCESS", "result": i}), task_id)
         for i, task_id in enumerate(ids)
@@ -275,6 +275,30 @@ def test_what_was_seen_is_kept_until_it_is_got(
     for seen_and_unseen in ("b", "c"):
         with pytest.raises(ResultEvicted):
             app.AsyncResult(seen_and_unseen).get(timeout=20)
+
+
+def test_what_somebody_holds_is_dropped_last(
+    make: Callable[..., Celery], rabbit: RabbitServer, rabbit_worker: Worker
+) -> None:
+    app = make(broker=rabbit.url(), results="rpc://", result_drainer_buffer=5)
+    buffer = consumer(app).buffer
+    add = app.tasks["add"]
+    held = [add.delay(i, 1) for i in range(4)]
+    wait_until(lambda: len(buffer) == 4, "the results that are held")
+    for number in range(8):
+        add.delay(number, 2)  # and nobody holds it
+    wait_until(lambda: consumer(app).statistics().evicted == 7, "the evictions")
+    assert [result.get(timeout=20) for result in held[:2]] == [1, 2]
+    last = held[3]
+    let_go = held[2].id
+    del held[:]
+    gc.collect()
+    more = [add.delay(number, 3) for number in range(5)]
+    wait_until(lambda: all(buffer.get(result.id) for result in more[1:]), "those that came last")
+    with pytest.raises(ResultEvicted):
+        app.AsyncResult(let_go).get(timeout=20)
+    with pytest.raises(ResultEvicted):  # all are held now, and it is the oldest
+        last.get(timeout=20)
 
 
 def test_an_id_that_is_used_again(app: Celery) -> None:

@@ -95,7 +95,7 @@ class BlockingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.Blocking
             super().disconnect()
             return
         # After a failover redis-py asks for this; before 7.0 its blocking pool cannot do it.
-        for connection in tuple(self.pool.queue):
+        for connection in list(self.pool.queue):
             if connection is not None:
                 connection.disconnect()
 

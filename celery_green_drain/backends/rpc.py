@@ -64,8 +64,10 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
         That is so even where nobody asks for the result: otherwise it would stay in the broker.
         Not so in a task of a prefork worker, whose results are mostly those of its client.
         """
+        forks.notice()  # first, as a child has declared nothing
         if not task_join_will_block():
             self._declare(producer.channel)
+            self.result_consumer.buffer.hold(as_text(task_id))
             try:
                 self.result_consumer.start()
             except RuntimeError as exc:  # in a native thread, under eventlet
@@ -100,6 +102,11 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
         return self.result_consumer.latest(task_id) or {"status": states.PENDING, "result": None}
 
     poll = get_task_meta
+
+    def remove_pending_result(self, result: Any) -> Any:
+        """As for all; and nobody holds it any more. Finalisers come here."""
+        self.result_consumer.buffer.release(as_text(result.id))
+        return super().remove_pending_result(result)
 
     def forget(self, task_id: str) -> None:
         self.result_consumer.buffer.forget(as_text(task_id))

@@ -67,7 +67,7 @@ KNOWN: dict[str, tuple[type[Lookup], bool | Callable[[Any], bool]]] = {
     "celery.backends.arangodb.ArangoDbBackend": (Keys, False),
     "celery.backends.azureblockblob.AzureBlockBlobBackend": (OneByOne, False),
     "celery.backends.cache.CacheBackend": (Keys, _cache_blocks),
-    "celery.backends.cassandra.CassandraBackend": (OneByOne, True),
+    "celery.backends.cassandra.CassandraBackend": (OneByOne, False),
     "celery.backends.consul.ConsulBackend": (OneByOne, False),
     "celery.backends.cosmosdbsql.CosmosDBSQLBackend": (OneByOne, False),
     "celery.backends.couchbase.CouchbaseBackend": (Keys, True),

@@ -324,8 +324,15 @@ class ResultConsumer(Drained):
 
     def cannot_read(self, task_id: str, exc: Exception) -> None:
         """Count and log what has come for *task_id*."""
-        self.figures.unreadable += 1
+        # In the loop, wherever this was found out: no two threads may count at once.
+        if self.mailbox.is_read_here():
+            self._count_unreadable()
+        else:
+            self.mailbox.post(self._count_unreadable)
         logger.error("The result of task %s cannot be read: %s", quoted(task_id), one_line(exc))
+
+    def _count_unreadable(self) -> None:
+        self.figures.unreadable += 1
 
     # -- the ends of things
 
@@ -380,12 +387,14 @@ class ResultConsumer(Drained):
             return
         self._told = True
         self.given_up = self.table.calls
+        self.figures.given_up += self.given_up
         for pending in list(self.table.overdue(0)):
-            pending.fail(
-                ResultNeverCame(
-                    f"The process ends, and no result of task {quoted(pending.task_id)} has come."
-                )
+            error = ResultNeverCame(
+                f"The process ends, and no result of task {quoted(pending.task_id)} has come.",
+                pending.task_id,
             )
+            pending.fail(error)
+            self.tell(signals.result_given_up, task_id=pending.task_id, exception=error)
 
     def _orphaned(self, _: object) -> None:
         drainer = self._drainer

@@ -27,6 +27,9 @@ MEMORY = 9
 #: are ever handed over without being acknowledged.
 RECENT = 2_000
 
+#: Results in the hands of the user that are known of: more are kept like those that nobody holds.
+HELD = 100_000
+
 #: Seconds between two lines in the log about evictions.
 REPORT = 60.0
 
@@ -47,16 +50,22 @@ class Payload(NamedTuple):
 class Buffer:
     """Task id → the latest :class:`Payload`.
 
-    The drain loop writes. Anybody may :meth:`get`, :meth:`note_asked`, :meth:`begin` and
-    :meth:`forget`, in any thread: so what moves is put in its new place before it is taken from
-    the old one, and the loop alone counts.
+    The drain loop writes. Anybody may :meth:`get`, :meth:`note_asked`, :meth:`begin`,
+    :meth:`hold`, :meth:`release` and :meth:`forget`, in any thread: so what moves is put in its
+    new place before it is taken from the old one, and the loop alone counts.
 
-    :param limit: how many are kept that nobody has got. The oldest go first.
+    :param limit: how many are kept that nobody has got. The oldest go first, those last whose
+        ``AsyncResult`` still lives.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._unread: OrderedDict[str, Payload] = OrderedDict()
+        #: The same, of results that somebody holds, and whose turn to go it was.
+        self._kept: OrderedDict[str, Payload] = OrderedDict()
+        #: Results that somebody holds: an ordered set. And those of the kept that are let go.
+        self._held: dict[str, None] = {}
+        self._released: deque[str] = deque()
         #: Those of them whose state somebody has seen.
         self._asked: set[str] = set()
         self._read: OrderedDict[str, Payload] = OrderedDict()
@@ -76,14 +85,17 @@ class Buffer:
         self._recent: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._unread)
+        return len(self._unread) + len(self._kept)
+
+    def _unread_of(self, task_id: str) -> Payload | None:
+        return self._unread.get(task_id) or self._kept.get(task_id)
 
     def get(self, task_id: str) -> Payload | None:
         """The latest state of a task; None: none has come so far.
 
         :raises ResultEvicted: where the last one has come, and was dropped.
         """
-        payload = self._unread.get(task_id) or self._read.get(task_id)
+        payload = self._unread_of(task_id) or self._read.get(task_id)
         if payload is None and hash(task_id) in self._evicted:
             raise ResultEvicted(
                 f"The result of task {quoted(task_id)} has come, and is no longer kept, as many "
@@ -95,15 +107,28 @@ class Buffer:
 
     def note_asked(self, task_id: str) -> None:
         """Somebody has seen the state of this task, and may still want the result."""
-        if task_id in self._unread:
+        if self._unread_of(task_id) is not None:
             self._asked.add(task_id)
-            if task_id not in self._unread:  # taken just now, and with it nothing
+            if self._unread_of(task_id) is None:  # taken just now, and with it nothing
                 self._asked.discard(task_id)
 
     def begin(self, task_id: str) -> None:
         """A task of this id is sent: what another one of the same id has left is not its own."""
         self.forget(task_id)
         self._evicted.discard(hash(task_id))
+
+    def hold(self, task_id: str) -> None:
+        """A task is sent, and its ``AsyncResult`` given to somebody."""
+        self._held[task_id] = None
+        if len(self._held) > HELD:
+            with suppress(KeyError, RuntimeError, StopIteration):  # another thread was faster
+                del self._held[next(iter(self._held))]
+
+    def release(self, task_id: str) -> None:
+        """It is being finalised: neither lock nor switch, and nothing is raised."""
+        self._held.pop(task_id, None)
+        if task_id in self._kept:
+            self._released.append(task_id)
 
     def forget(self, task_id: str) -> None:
         """Nobody will ask for it."""
@@ -119,7 +144,7 @@ class Buffer:
         :param read: somebody gets it just now.
         :param again: the broker has sent it before, perhaps over a connection that broke.
         """
-        known = self._unread.get(task_id) or self._read.get(task_id)
+        known = self._unread_of(task_id) or self._read.get(task_id)
         if not payload.last and (
             (known is not None and known.last) or self._has_come(task_id, payload, again)
         ):
@@ -146,12 +171,13 @@ class Buffer:
         self._unread[task_id] = payload
         with suppress(KeyError):  # forgotten just now
             self._unread.move_to_end(task_id)
-        if len(self._unread) > self._limit:
+        self._kept.pop(task_id, None)
+        if len(self) > self._limit:
             self._evict()
 
     def mark_read(self, task_id: str) -> None:
         """Somebody has got the state of this task."""
-        payload = self._unread.get(task_id)
+        payload = self._unread_of(task_id)
         if payload is not None:
             self._put_read(task_id, payload)
             self._take_unread(task_id)
@@ -177,19 +203,40 @@ class Buffer:
 
     def _take_unread(self, task_id: str) -> None:
         self._unread.pop(task_id, None)
+        self._kept.pop(task_id, None)
         self._asked.discard(task_id)
 
     def _evict(self) -> None:
-        try:
-            task_id, payload = self._unread.popitem(last=False)
-        except KeyError:
+        evicted = self._oldest()
+        if evicted is None:
             return  # all forgotten just now
+        task_id, payload = evicted
         self._remember(task_id, payload)
         if task_id in self._asked:
             self._asked.discard(task_id)
         elif payload.last:
             self.evictions += 1
             self._report(task_id)
+
+    def _oldest(self) -> tuple[str, Payload] | None:
+        """Take out what is to go next; None: there is nothing."""
+        while self._released:
+            task_id = self._released.popleft()
+            payload = self._kept.pop(task_id, None)
+            if payload is not None:
+                return task_id, payload
+        with suppress(KeyError, RuntimeError, StopIteration):  # another thread takes some out
+            while True:
+                task_id = next(iter(self._unread))
+                if task_id not in self._held:
+                    return task_id, self._unread.pop(task_id)
+                self._kept[task_id] = self._unread[task_id]
+                del self._unread[task_id]
+                if task_id not in self._held:
+                    self._released.append(task_id)  # let go just now
+        with suppress(KeyError):
+            return self._kept.popitem(last=False)
+        return None
 
     def _remember(self, task_id: str, payload: Payload) -> None:
         if not payload.last:

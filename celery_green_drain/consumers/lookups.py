@@ -31,6 +31,7 @@ __all__ = (
     "MongoDocuments",
     "OneByOne",
     "Rows",
+    "refuses_login",
     "unreadable",
 )
 
@@ -49,6 +50,30 @@ THROTTLED, MOST_THROTTLED = 0.05, 2.0
 
 #: What is wrong with one result, and not with the store.
 UNREADABLE = (SerializationError, SerializerNotInstalled, SecurityError)
+
+
+#: What a refused login is to the drivers: in HTTP, MongoDB, MariaDB, PostgreSQL, DynamoDB.
+REFUSED = {
+    *(401, 403),
+    *(13, 18),
+    *(1044, 1045, 1698),
+    *("28000", "28P01"),
+    *("AccessDeniedException", "InvalidSignatureException", "UnrecognizedClientException"),
+}
+
+
+def refuses_login(error: Any) -> bool:
+    """Whether *error*, of any driver, says that the store refuses these credentials."""
+    error = getattr(error, "orig", None) or error  # as SQLAlchemy wraps the driver's
+    told = [getattr(error, name, None) for name in ("code", "status_code", "sqlstate")]
+    told += error.args[:1]
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # as botocore has it
+        told.append(response.get("Error", {}).get("Code"))
+        told.append(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    numbers = [each for each in told if isinstance(each, (int, str))]
+    # PostgreSQL's drivers have no code for it where there is no connection.
+    return not REFUSED.isdisjoint(numbers) or "authentication failed" in str(error).lower()
 
 
 def unreadable(task_id: str, error: Exception) -> Found:

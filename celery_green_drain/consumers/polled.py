@@ -19,7 +19,7 @@ from celery import uuid
 from .. import drainers
 from ..quoting import one_line
 from .base import ResultConsumer
-from .lookups import OneByOne, unreadable
+from .lookups import OneByOne, refuses_login, unreadable
 
 if TYPE_CHECKING:
     from ..drainers.base import Drainer, Lanes
@@ -134,6 +134,8 @@ class PolledResultConsumer(ResultConsumer):
         if error is not None:
             self._error = error
             self._release()
+            if refuses_login(error):
+                self.table.fail(self.table, error)
         else:
             self.expire()
         now = time.monotonic()
@@ -347,7 +349,10 @@ class Poller:
             error = exc
         # Either the store is gone; or one of the ids is such that it refuses the whole, and
         # whoever waits for that one must not stop all others.
-        self._look_up([uuid()])
+        try:
+            self._look_up([uuid()])
+        except Exception:
+            raise error from None  # the first one tells more
         if len(task_ids) > 1:
             half = len(task_ids) // 2
             return self._find(task_ids[:half]) + self._find(task_ids[half:])

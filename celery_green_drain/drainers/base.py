@@ -141,6 +141,8 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
 
     def abandon(self) -> None:
         """Forget the loop without touching what it holds: it belongs to the process that forked."""
+        if self._life is Life.ABANDONED:
+            return
         self._life = Life.ABANDONED
         self.mailbox.abandon()
         self.discard(self.loop)
@@ -157,7 +159,8 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
             while not self._ending:
                 self.turn()
         except Abandoned:
-            return
+            forks.notice()
+            self.abandon()  # also where the consumer is none of ours
         finally:
             self._finish()
 
@@ -198,6 +201,7 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
             self.mailbox.read()
 
     def _finish(self) -> None:
+        forks.notice()  # something else may have ended the copy of a loop in a child
         if self._life is Life.ABANDONED:
             return
         ended, stopped = self._ended, self._ending

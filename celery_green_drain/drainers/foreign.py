@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from .. import forks
 from .base import STOP_TIMEOUT, TURN, Life
 from .library import Outcome
 from .mailbox import Abandoned
@@ -83,6 +84,7 @@ class _Foreign(ThreadDrainer):
             try:
                 self.turn() if timeout is None else self.turn(timeout)
             except Abandoned:
+                forks.notice()
                 self.sleep(TURN)  # a copy of their loop, which nothing ends
             finally:
                 self._draining.release()

@@ -7,28 +7,15 @@ import selectors
 from collections.abc import Callable
 from functools import partial
 from queue import Empty
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
+from .signal import Signal
 from .slots import PATIENCE, Slots
 
 __all__ = ("Lanes", "Library", "Outcome", "Signal", "in_context")
 
 #: What :meth:`Library.lanes` returns.
 Lanes = Callable[..., Any]
-
-
-class Signal(Protocol):
-    """Wakes one waiter, once. It may be set from any thread, before or during the wait."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether it has been set."""
-
-    def set(self) -> None:
-        """Wake the waiter. Further calls have no effect. Never blocks, never switches."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until set, at most *timeout* seconds; return whether it was set."""
 
 
 class Outcome:

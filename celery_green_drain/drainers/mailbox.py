@@ -13,10 +13,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .library import Library
+from .library import Library
 
 __all__ = ("Abandoned", "Mailbox", "Source")
 

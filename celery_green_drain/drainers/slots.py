@@ -6,10 +6,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .library import Signal
+from .signal import Signal
 
 __all__ = ("PATIENCE", "Slots")
 

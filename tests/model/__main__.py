@@ -28,14 +28,17 @@ def main(options: argparse.Namespace) -> int:
     command = f"scripts/model --mode {options.mode} --backend {options.backend} --seed {seed}"
     if options.no_forks:
         command += " --no-forks"
-    if options.weather:
+    if options.histories:
+        command += f" --histories {options.histories}"
+    if options.weather is not None:
         command += f" --weather {' '.join(options.weather)}"
     print(command, flush=True)
     forks = not options.no_forks and options.mode != "eventlet"
     side = SIDES[options.backend]()
     try:
         oracle = Oracle(command, side.stored, options.faults)
-        model = Model(side, oracle, seed, Climate(forks, side.stores, options.weather))
+        climate = Climate(forks, side.stores, options.weather)
+        model = Model(side, oracle, seed, climate, options.histories)
         begun = time.monotonic()
         rounds = model.run(begun + options.minutes * 60, options.first, options.rounds)
         seconds = time.monotonic() - begun
@@ -63,7 +66,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of all choices; default: at random")
     parser.add_argument("--first", type=int, default=0, help="the round to begin with")
     parser.add_argument("--rounds", type=int, help="no more rounds than these")
-    parser.add_argument("--weather", nargs="+", metavar="NAME", help="disturb by these, always")
+    parser.add_argument("--histories", type=int, default=0, help="in a round")
+    parser.add_argument("--weather", nargs="*", metavar="NAME", help="disturb by these, always")
     parser.add_argument("--mutants", nargs="*", metavar="NAME", help="see that it finds bugs")
     parser.add_argument("--mutant", help=argparse.SUPPRESS)
     parser.add_argument("--no-forks", action="store_true", help="the process does not fork")

@@ -252,7 +252,7 @@ def dies() -> None:
     _replace(Drainer, "start", first)
 
 
-@mutant("--rounds", "16")
+@mutant("--rounds", "16", "--histories", "100", "--weather")
 def keeps_results() -> None:
     """All that has come is kept."""
     from celery_green_drain.pending import PendingResult
@@ -261,7 +261,7 @@ def keeps_results() -> None:
     resolve = PendingResult.resolve
 
     def keep(self: Any, meta: Any) -> None:
-        kept.append([0] * 20)
+        kept.append([object() for _ in range(20)])
         resolve(self, meta)
 
     _replace(PendingResult, "resolve", keep)

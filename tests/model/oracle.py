@@ -304,7 +304,7 @@ class Oracle:
         self._command = command
         self._limit = limit
         self._pid = os.getpid()
-        self._tail: deque[tuple[Any, ...]] = deque(maxlen=10_000)
+        self._tail: deque[tuple[Any, ...]] = deque(maxlen=3_000)
         self._numbers = itertools.count(1)
         self.open: set[Wait] = set()
         self.counts: dict[str, int] = {}

@@ -49,7 +49,9 @@ class Model:
 
     outages = (redis.RedisError, kombu.exceptions.OperationalError, OSError)
 
-    def __init__(self, side: Side, oracle: Oracle, seed: int, climate: Climate) -> None:
+    def __init__(
+        self, side: Side, oracle: Oracle, seed: int, climate: Climate, histories: int = 0
+    ) -> None:
         self.side = side
         self.oracle = oracle
         self.weather = Weather(False, (), 700)
@@ -58,6 +60,7 @@ class Model:
         self.app: Celery
         self._seed = seed
         self._climate = climate
+        self._size = histories or ROUND
         self._reconciles = False
         self._deadline = 0.0
         self._expected: dict[str, Plan] = {}
@@ -173,7 +176,7 @@ class Model:
 
         def lane() -> None:
             try:
-                while (number := next(numbers)) < ROUND and not self._is_time_up():
+                while (number := next(numbers)) < self._size and not self._is_time_up():
                     History(self, f"{number}", random.Random(f"{seed} {number}")).run()
                     self.histories += 1
             finally:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_green_drain import watch
+from celery_green_drain.drainers.base import STOP_TIMEOUT
 
 from ..green import GREEN, drain_loops, kill, loop_greenlets
 from .oracle import ALL, LATE, Plan
@@ -97,7 +98,7 @@ def stop(model: Model, rng: random.Random) -> None:
     begun = time.monotonic()
     consumer.stop()
     oracle.stopped_at = time.monotonic()
-    if oracle.stopped_at - begun > LATE:
+    if oracle.stopped_at - begun >= STOP_TIMEOUT:
         oracle.fault(ALL, f"stop() took {oracle.stopped_at - begun:.1f} s")
     time.sleep(rng.choice((0, 0, rng.random() * 0.1)))
     # Callbacks need one who starts it, and that is not always somebody who waits.

@@ -73,7 +73,6 @@ class Environments:
         python = folder / "bin" / "python"
         pip = (sys.executable, "-m", "pip", "--python", python)
         output_of(*pip, "install", "--quiet", "--no-compile", self._wheel, *requirements)
-        output_of(*pip, "check")
         return folder / "bin"
 
     def close(self) -> None:

@@ -153,7 +153,9 @@ class Terminal:
         return {
             "PATH": path,
             "HOME": str(self.folder),
-            "GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{self._ports[WEB]}",
+            # Its first import compiles all that pip has just installed, which takes a busy machine
+            # longer than gunicorn waits for a worker.
+            "GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{self._ports[WEB]} --timeout {LIMIT}",
             "XDG_RUNTIME_DIR": str(self.folder),  # gunicorn puts a control socket there
         }
 

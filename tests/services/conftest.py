@@ -34,7 +34,7 @@ def worker(broker: RedisServer, server: Server) -> Iterator[Worker]:
         concurrency=3,  # each has clients of its own, which take long to make
         TESTS_QUEUE=type(server).__name__,
         TESTS_CONF=json.dumps(server.conf_for()),
-        **server.environment,
+        **server.client_environment(),
     )
     yield worker
     worker.end()
@@ -49,7 +49,7 @@ def make(broker: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]
     made: list[Celery] = []
 
     def make(server: Server, url: str = "", port: int = 0, **conf: Any) -> Celery:
-        for name, value in server.environment.items():
+        for name, value in server.client_environment(port).items():
             monkeypatch.setenv(name, value)
         settings = {
             "result_drainer": DRAINER,

@@ -38,7 +38,7 @@ class Server:
     #: Which Celery settings a client needs besides ``result_backend``.
     conf: ClassVar[dict[str, Any]] = {}
 
-    #: What a client needs in its environment.
+    #: What a client needs in its environment, and the server.
     environment: ClassVar[dict[str, str]] = {}
 
     #: Where a client waits for long before it says that the server is away: whether that is so.
@@ -86,6 +86,10 @@ class Server:
         """The ``result_backend`` of a client, directly or over a proxy on *port*."""
         raise NotImplementedError
 
+    def client_environment(self, port: int = 0) -> dict[str, str]:
+        """What such a client needs in its environment."""
+        return self.environment
+
     def conf_for(self, port: int = 0) -> dict[str, Any]:
         """The settings of such a client."""
         return self.conf
@@ -118,6 +122,14 @@ class MongoServer(Server):
         import pymongo
 
         return pymongo.MongoClient(self.url(login=login))
+
+    def demand_login(self) -> None:
+        """Ask each client for a password from now on."""
+        with self.client() as client:
+            client.admin.command("createUser", "boss", pwd="right", roles=["root"])
+        self.stop()
+        self.options = ("--auth",)
+        self.start()
 
     def requests(self) -> int:
         """Queries, and requests for the rest of their answers."""
@@ -182,6 +194,10 @@ class S3Server(Moto):
     def url(self, port: int = 0) -> str:
         return "s3://"
 
+    def client_environment(self, port: int = 0) -> dict[str, str]:
+        """What such a client needs in its environment."""
+        return self.environment
+
     def conf_for(self, port: int = 0) -> dict[str, Any]:
         return {**self.conf, "s3_endpoint_url": f"http://127.0.0.1:{port or self.port}"}
 
@@ -243,10 +259,9 @@ class GoogleServer(Server):
 
     REQUEST = r"\\\"(GET|HEAD|POST|PUT) "
 
-    @property
-    def environment(self) -> dict[str, str]:  # type: ignore[override]
+    def client_environment(self, port: int = 0) -> dict[str, str]:
         return {
-            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{self.port}",
+            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port or self.port}",
             "NO_GCE_CHECK": "true",
         }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from typing import Any
 
@@ -12,10 +14,20 @@ from celery.result import GroupResult
 
 from celery_green_drain.consumers import polled
 
-from ..green import crowd, size, spawn_get, wait_until
+from ..green import GREEN, crowd, size, spawn_get, wait_until
+from ..proxy import proxied
+from ..tasks import make_app
+from ..test_polled import Ticker
 from ..test_watching import Watcher
 from .conftest import Make
-from .servers import CouchServer, MongoServer, MotoDynamoServer, Server
+from .servers import (
+    AzureServer,
+    CouchServer,
+    MariaServer,
+    MongoServer,
+    MotoDynamoServer,
+    Server,
+)
 
 
 def store(app: Celery, value: Any = 42, state: str = "SUCCESS", task_id: str = "") -> str:
@@ -107,6 +119,118 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What this package has logged."""
     ours = [record for record in caplog.records if record.name.startswith("celery_green_drain")]
     return [record.getMessage() for record in ours]
+
+
+def test_a_thousand_results_and_an_outage_in_the_middle(make: Make) -> None:
+    server, count = MongoServer(), size(1000, 300)
+    try:
+        app = make(server, result_drainer_retry_max=0.3)
+        ids = [uuid() for _ in range(count)]
+        waits = [spawn_get(app.AsyncResult(task_id), timeout=100) for task_id in ids]
+        statistics = app.backend.result_consumer.statistics
+        wait_until(lambda: statistics().pending == count, "all waits", timeout=60)
+        store_all(server, app, ids[: count // 2])
+        wait_until(lambda: any(waits), "the first results", timeout=60)
+        server.stop()
+        wait_until(lambda: not statistics().connections, "the loss of the connection")
+        server.start()
+        store_all(server, app, ids[count // 2 :])
+        wait_until(lambda: all(waits), "all results", timeout=60)
+        assert [got[0] for got in waits] == ids
+    finally:
+        server.end()
+
+
+def store_all(server: MongoServer, app: Celery, ids: list[str]) -> None:
+    """Store a result for each of *ids*, which is that id, as Celery does."""
+    like = app.backend.collection.find_one({"_id": store(app)})
+    with server.client() as client:
+        client.celery.celery_taskmeta.insert_many(
+            [{**like, "_id": task_id, "result": json.dumps(task_id)} for task_id in ids]
+        )
+
+
+@pytest.mark.parametrize("server", ["dynamodb"], indirect=True)
+def test_what_dynamodb_leaves_out_is_asked_for_again(make: Make, server: Server) -> None:
+    """It answers with 16 MB at most; this one with less."""
+    app = make(server)
+    ids = [store(app, f"{i}" + 100_000 * "x") for i in range(30)]
+    got = crowd(30, lambda i: app.AsyncResult(ids[i]).get(timeout=60))
+    assert [value.rstrip("x") for value in got] == [f"{i}" for i in range(30)]
+
+
+# -- a refused login
+
+
+@pytest.mark.parametrize("server", ["azure", "mariadb"], indirect=True)
+def test_a_refused_login_is_told_to_who_waits(make: Make, server: Server) -> None:
+    if isinstance(server, AzureServer):
+        refused(make, server, server.url(key=base64.b64encode(b"wrong").decode()), "authenticate")
+    else:
+        assert isinstance(server, MariaServer)
+        refused(make, server, server.url(login="nobody:wrong"), "Access denied")
+
+
+def test_a_refused_login_of_mongodb(make: Make) -> None:
+    server = MongoServer()
+    try:
+        server.demand_login()
+        url = server.url(login="boss:wrong@") + "&authSource=admin"
+        refused(make, server, url, "authentication failed")
+    finally:
+        server.end()
+
+
+def refused(make: Make, server: Server, url: str, words: str) -> None:
+    """Both raise at once, where stock Celery does."""
+    # Else a database refuses already when its backend is made.
+    conf = {"database_create_tables_at_setup": False}
+    app, called = make(server, url, **conf), []
+    app.AsyncResult(uuid()).then(called.append, on_error=called.append)
+    with pytest.raises(Exception, match=words):
+        app.AsyncResult(uuid()).get(timeout=60)
+    wait_until(lambda: called, "on_error")
+    assert words in str(called[0])
+    with pytest.raises(Exception) as stock:  # noqa: PT011
+        make_app("memory://", url, **conf).AsyncResult(uuid()).get(timeout=60)
+    assert not isinstance(stock.value, TimeoutError)
+
+
+# -- drivers
+
+
+@pytest.mark.skipif(not GREEN, reason="there is no hub to be blocked")
+def test_a_slow_server_stalls_nobody_else(make: Make, server: Server) -> None:
+    assert longest_pause(make, server) < DELAY
+
+
+@pytest.mark.skipif(not GREEN, reason="there is no hub to be blocked")
+@pytest.mark.parametrize("server", ["mariadb, mysqlclient"], indirect=True)
+def test_a_driver_that_blocks_would_be_seen(make: Make, server: Server) -> None:
+    assert longest_pause(make, server, result_drainer_threads=False) > DELAY
+
+
+#: Seconds that an answer is under way.
+DELAY = 1.0
+
+
+def longest_pause(make: Make, server: Server, **conf: Any) -> float:
+    """How long a greenlet that wants to run was kept from it while a server answered late."""
+    with proxied(server.port) as proxy:
+        app = make(server, port=proxy.port, **conf)
+        result = app.AsyncResult(uuid())
+        assert result.state == "PENDING"
+        got = spawn_get(result)
+        wait_until(lambda: app.backend.result_consumer.connections, "the first look")
+        proxy.tell(f"delay {DELAY / 2}")
+        begun, ticker = time.monotonic(), Ticker()
+        assert app.AsyncResult(uuid()).state == "PENDING"
+        pause = ticker.stop()
+        assert time.monotonic() - begun > 0.8 * DELAY
+        proxy.tell("delay 0")
+        store(app, "there", task_id=result.id)
+        wait_until(lambda: got == ["there"], "the result")
+    return pause
 
 
 # -- what it costs

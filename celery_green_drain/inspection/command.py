@@ -1,0 +1,90 @@
+"""``celery -A tasks green-drain``: Celery imports this for each of its commands, so it is small."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from .findings import LEVELS, RULES
+
+if TYPE_CHECKING:
+    from .doctor import Diagnosis
+
+__all__ = ("green_drain",)
+
+
+@click.group("green-drain")
+def green_drain() -> None:
+    """See how celery_green_drain is set up."""
+
+
+@green_drain.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--fail-level",
+    type=click.Choice(LEVELS),
+    default="error",
+    show_default=True,
+    help="The exit status is 1 where something so bad, or worse, is found.",
+)
+@click.option(
+    "--timeout", type=float, default=5.0, show_default=True, help="Seconds for an answer."
+)
+@click.option("--no-workers", is_flag=True, help="Ask no worker, and send no task.")
+@click.option("-v", "--verbose", is_flag=True, help="Show figures and remarks as well.")
+@click.pass_context
+def doctor(
+    context: click.Context,
+    as_json: bool,
+    fail_level: str,
+    timeout: float,
+    no_workers: bool,
+    verbose: bool,
+) -> None:
+    """Check settings, packages, the result store, the broker and the workers.
+
+    Sends one small task to a worker.
+    """
+    from .doctor import diagnose
+
+    diagnosis = diagnose(context.obj.app, timeout, workers=not no_workers)
+    if as_json:
+        click.echo(json.dumps(diagnosis.as_dict(), indent=2))
+    else:
+        _show(diagnosis, "info" if verbose else "warning", verbose)
+    context.exit(1 if diagnosis.at_least(fail_level) else 0)
+
+
+def _show(diagnosis: Diagnosis, level: str, verbose: bool) -> None:
+    for finding in diagnosis.at_least(level):
+        rule = finding.rule
+        click.echo(f"{finding.id} {rule.level}: {rule.title}")
+        click.echo(f"    {finding.text}")
+        click.echo(f"    {rule.remedy}")
+    figures = diagnosis.figures
+    if verbose:
+        for name, value in figures.items():
+            shown = f"{value * 1000:.1f} ms" if isinstance(value, float) else value
+            click.echo(f"{name}: {shown}")
+    if not diagnosis.at_least("warning"):
+        click.echo(f"All is well: results from {diagnosis.results}{_trip(diagnosis)}.")
+
+
+def _trip(diagnosis: Diagnosis) -> str:
+    figures = diagnosis.figures
+    if "delivered" not in figures:
+        return ""
+    count = figures["workers"]
+    workers = "1 worker" if count == 1 else f"{count} workers"
+    return f", {workers}, a task there and back in {figures['delivered'] * 1000:.0f} ms"
+
+
+@green_drain.command()
+@click.argument("finding", type=click.Choice(sorted(RULES), case_sensitive=False))
+def explain(finding: str) -> None:
+    """Say more about a finding, such as GD201."""
+    rule = RULES[finding]
+    click.echo(f"{finding} {rule.level}: {rule.title}")
+    click.echo(rule.remedy)

@@ -1,0 +1,159 @@
+"""Forks in the middle of what arrives: the child is silent, and the parent loses nothing.
+
+The copy of the drain loop in the child would read from its parent's sockets, unless it looks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import Celery, uuid
+
+from .green import GREEN, MODE, spawn_get, wait_until
+from .servers import RedisServer
+
+pytestmark = pytest.mark.skipif(not GREEN, reason="a native thread is not copied into a child")
+
+#: Ways to fork. The second one is that of uWSGI: no hook of Python's runs in the child.
+FORKS: dict[str, Callable[[], int]] = {"python": os.fork, "C": ctypes.CDLL(None).fork}
+
+if MODE == "gevent":
+    import gevent
+
+    # Its own os.fork() does more for the child's hub. A child in C has the parent's, as it is.
+    from gevent.os import fork_and_watch
+
+    FORKS["gevent"] = fork_and_watch
+
+
+def fork(how: str) -> None:
+    """Fork a child that lets all its greenlets run, and be busy until it has."""
+    pid = FORKS[how]()
+    if pid == 0:
+        try:
+            time.sleep(0.2)
+        finally:
+            os._exit(0)
+    spin(0.3)
+    wait_until(lambda: has_ended(pid), "the end of the child")
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True  # gevent, which once has forked, reaps all children
+
+
+def spin(seconds: float) -> None:
+    """Let nobody else run."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+class Publisher:
+    """Publishes results without letting others run meanwhile."""
+
+    def __init__(self, app: Celery, server: RedisServer) -> None:
+        self._app = app
+        self._connection = server.probe.connection_pool.make_connection()
+        self._connection.connect()
+
+    def publish(self, values: dict[str, Any]) -> None:
+        commands = []
+        for task_id, value in values.items():
+            meta = {"status": "SUCCESS", "result": value, "task_id": task_id, "children": []}
+            body = self._app.backend.encode(meta)
+            commands.append(("PUBLISH", self._app.backend.get_key_for_task(task_id), body))
+        for piece in self._connection.pack_commands(commands):
+            os.write(self._connection._sock.fileno(), piece)
+
+    def close(self) -> None:
+        self._connection.disconnect()
+
+
+@pytest.mark.parametrize("how", FORKS)
+def test_while_messages_arrive(how: str, app: Celery, results: RedisServer) -> None:
+    publisher = Publisher(app, results)
+    for _ in range(3):
+        values = {uuid(): i for i in range(40)}
+        waits = {task_id: spawn_get(app.AsyncResult(task_id)) for task_id in values}
+        wait_until(lambda: results.subscriptions() == 40, "the subscriptions")
+        publisher.publish(values)
+        spin(0.05)  # they are there now, and nobody has read them
+        fork(how)
+        wait_until(lambda: all(waits.values()), "all waits")  # noqa: B023
+        assert {task_id: outcome[0] for task_id, outcome in waits.items()} == values
+        wait_until(lambda: not results.subscriptions(), "the end of the subscriptions")
+    publisher.close()
+    assert app.backend.result_consumer.statistics().connects == 1
+
+
+@pytest.mark.parametrize("how", FORKS)
+def test_while_stored_results_are_looked_up(
+    how: str, app: Celery, store: Callable[..., str]
+) -> None:
+    values = {store(i): i for i in range(40)}
+    assert app.AsyncResult(store(1)).get(timeout=20) == 1
+    for _ in range(3):
+        waits = {task_id: spawn_get(app.AsyncResult(task_id)) for task_id in values}
+        time.sleep(0)  # the waits begin, and the loop asks
+        time.sleep(0)
+        spin(0.05)  # the answer is there
+        fork(how)
+        wait_until(lambda: all(waits.values()), "all waits")  # noqa: B023
+        assert {task_id: outcome[0] for task_id, outcome in waits.items()} == values
+    assert app.backend.result_consumer.statistics().connects == 1
+
+
+@pytest.mark.parametrize("how", FORKS)
+def test_the_child_waits_for_its_own(
+    how: str, app: Celery, store: Callable[..., str], results: RedisServer
+) -> None:
+    task_id = store(1)
+    assert app.AsyncResult(task_id).get(timeout=20) == 1
+    pending = app.AsyncResult(uuid())
+    calls: list[object] = []
+    pending.then(lambda result: calls.append(result.get()))
+    receiver, sender = os.pipe()
+    pid = FORKS[how]()
+    if pid == 0:
+        verdict = b"wrong"
+        try:
+            if (MODE, how) == ("gevent", "C"):
+                gevent.reinit()  # who forks so has to tell gevent, and uWSGI does
+            if app.AsyncResult(task_id).get(timeout=20) == 1:
+                verdict = b"right"
+        finally:
+            os.write(sender, verdict)
+            os._exit(0)
+    os.close(sender)
+    store(2, task_id=pending.id)
+    wait_until(lambda: calls == [2], "the parent's own")
+    assert os.read(receiver, 100) == b"right"
+    os.close(receiver)
+    wait_until(lambda: has_ended(pid), "the end of the child")
+
+
+@pytest.mark.kinds("rpc, rabbitmq")
+@pytest.mark.parametrize("how", FORKS)
+def test_while_replies_arrive(how: str, app: Celery, rabbit_worker: object) -> None:
+    """A child that acknowledged on its parent's connection would end that."""
+    calls: list[int] = []
+    pending = []
+    for i in range(200):
+        result = app.tasks["add"].delay(i, 0)
+        result.then(lambda result: calls.append(result.get()))
+        pending.append(result)
+        if i % 70 == 35:
+            spin(0.05)
+            fork(how)
+    wait_until(lambda: len(calls) == 200, "all callbacks", timeout=60)
+    assert sorted(calls) == list(range(200))
+    assert app.backend.result_consumer.statistics().connects == 1

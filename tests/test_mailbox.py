@@ -1,0 +1,189 @@
+"""The way into a drain loop: notes, in order, from everywhere, and what the loop sleeps on."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from celery_green_drain import drainers
+from celery_green_drain.drainers import mailbox as module
+from celery_green_drain.drainers.mailbox import Abandoned, Mailbox
+
+from .green import DRAINER, spawn, wait_until
+
+
+class Consumer:
+    """A foreign consumer that is never drained."""
+
+    def drain_events(self, timeout: float | None = None) -> None: ...
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    drainer: Any = drainers._ours(DRAINER)(Consumer())
+    yield drainer.mailbox
+    drainer.mailbox.close()
+
+
+def test_notes_are_read_in_order(mailbox: Mailbox) -> None:
+    read: list[int] = []
+    for number in range(5):
+        mailbox.post(read.append, number)
+    assert len(mailbox) == 5
+    mailbox.read()
+    assert read == [0, 1, 2, 3, 4]
+    assert len(mailbox) == 0
+
+
+def test_a_turn_reads_what_was_there_at_its_beginning(mailbox: Mailbox) -> None:
+    turns: list[int] = []
+
+    def again(number: int) -> None:
+        turns.append(number)
+        mailbox.post(again, number + 1)
+
+    mailbox.post(again, 0)
+    for turn in range(3):
+        mailbox.read()
+        assert turns == list(range(turn + 1))
+
+
+def test_a_turn_is_bounded(mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH", 10)
+    read: list[int] = []
+    for number in range(25):
+        mailbox.post(read.append, number)
+    for expected in (10, 20, 25):
+        assert mailbox.wait(60) == []  # as there are notes
+        mailbox.read()
+        assert len(read) == expected
+
+
+def test_a_note_that_raises_keeps_no_other(
+    mailbox: Mailbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    read: list[int] = []
+    mailbox.post(int, "no number")
+    mailbox.post(read.append, 1)
+    with caplog.at_level(logging.ERROR):
+        mailbox.read()
+    assert read == [1]
+    assert "no number" in caplog.text
+
+
+def test_a_note_ends_the_sleep(mailbox: Mailbox) -> None:
+    woken: list[object] = []
+
+    def sleep() -> None:
+        mailbox.wait(60)
+        woken.append(1)
+
+    spawn(sleep)
+    time.sleep(0.05)
+    for _ in range(3):
+        mailbox.post(woken.append, 2)
+    wait_until(lambda: woken, "the end of the sleep")
+    mailbox.read()
+    assert woken == [1, 2, 2, 2]
+
+
+def test_a_source_ends_the_sleep(mailbox: Mailbox) -> None:
+    ours, theirs = socket.socketpair()
+    mailbox.register(ours)
+    assert mailbox.wait(0.01) == []
+    theirs.send(b"x")
+    assert wait_until(lambda: mailbox.wait(1), "the source") == [ours]
+    mailbox.unregister(ours)
+    mailbox.unregister(ours)
+    assert mailbox.wait(0.01) == []
+    ours.close()
+    theirs.close()
+
+
+def test_what_is_for_later(mailbox: Mailbox) -> None:
+    read: list[int] = []
+    begun = time.monotonic()
+    mailbox.later(0.1, read.append, 2)
+    mailbox.later(0.05, read.append, 1)
+    mailbox.read()
+    assert read == []
+    while len(read) < 2:
+        mailbox.wait(60)
+        mailbox.read()
+    assert read == [1, 2]
+    assert time.monotonic() - begun < 30
+
+
+def test_finalisers_post_in_the_middle_of_anything(mailbox: Mailbox) -> None:
+    read: list[int] = []
+
+    class Thing:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            mailbox.post(read.append, 1)
+
+    def collect() -> None:
+        Thing()
+        gc.collect()
+
+    for _ in range(10):
+        mailbox.post(collect)
+    mailbox.read()
+    assert not read
+    mailbox.read()
+    assert read == [1] * 10
+
+
+def test_whether_somebody_asks(mailbox: Mailbox) -> None:
+    mailbox.note(print, ())
+    assert not mailbox.asked
+    mailbox.note(list, (), asks=True)
+    assert mailbox.asked
+    mailbox.note(list, ())
+    while len(mailbox):
+        mailbox.read()
+    assert not mailbox.asked
+
+
+def test_closed_it_keeps_its_notes(mailbox: Mailbox) -> None:
+    read: list[int] = []
+    mailbox.wait(0)
+    mailbox.close()
+    mailbox.post(read.append, 1)
+    mailbox.close()
+    assert mailbox.wait(60) == []
+    mailbox.read()
+    assert read == [1]
+
+
+def test_the_loop_is_not_to_wait_for_itself(mailbox: Mailbox) -> None:
+    inside: list[bool] = []
+    mailbox.post(lambda: inside.append(mailbox.is_read_here()))
+    assert not mailbox.is_read_here()
+    mailbox.read()
+    assert inside == [True]
+
+
+def test_in_a_child_nobody_touches_it(mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    mailbox.wait(0)
+    pid = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+    mailbox.post(print)  # wakes nobody, as that would be the parent
+    for use in (lambda: mailbox.wait(0), mailbox.rest, mailbox.look):
+        with pytest.raises(Abandoned):
+            use()
+    monkeypatch.undo()
+    mailbox.look()
+    mailbox.abandon()
+    with pytest.raises(Abandoned):
+        mailbox.look()
+    mailbox._abandoned = False  # closed in the end
