@@ -149,10 +149,15 @@ class Wait:
         self._signal.set()
 
     def interrupt(self, error: Exception) -> None:
-        """End the wait with a copy of *error*, unless it was interrupted before."""
+        """End the wait with *error*, which is its own, unless it was interrupted before."""
         if self._error is None:
             self._error = error
         self._signal.set()
+
+    def _interruption(self, error: Exception) -> Exception:
+        # What is raised is kept nowhere, or its traceback would keep the frames of who waits.
+        self._error = own_error(error)
+        return error
 
     def next(self, deadline: float | None = None, tick: float | None = None) -> Arrival | None:
         """Return what comes next, or None after *tick* seconds of silence.
@@ -165,7 +170,7 @@ class Wait:
             if self._inbox:
                 return self._inbox.popleft()
             if self._error is not None:
-                raise own_error(self._error)
+                raise self._interruption(self._error)
             if self._signal.ready:
                 # The new one is in place before the inbox is looked at again: what comes
                 # from now on is seen there, or sets it.
@@ -308,9 +313,14 @@ class PendingResult(Promise):
             self._finish(self._ref())
 
     def check(self) -> None:
-        """:raises Exception: a copy of what has made the result unreadable, if something did."""
+        """:raises Exception: what has made the result unreadable, if something did: to keep."""
         if self.error is not None:
-            raise own_error(self.error)
+            raise self._give(self.error)
+
+    def _give(self, error: Exception) -> Exception:
+        # As above: the one that stays is a copy.
+        self.error = own_error(error)
+        return error
 
     @property
     def last(self) -> Meta | None:
@@ -432,11 +442,6 @@ class PendingTable:
         except RuntimeError:
             return None  # it was just replaced
         return None if entry is None else time.monotonic() - entry.since
-
-    @property
-    def calling(self) -> int:
-        """How many results are to call back. For everybody."""
-        return len(self._since)
 
     def state(self, task_id: str) -> str | None:
         """The latest state of a task that has not ended; None: none was seen. For everybody."""
