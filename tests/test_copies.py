@@ -185,6 +185,19 @@ def test_a_value_for_each(app: Celery, store: Callable[..., str]) -> None:
         value["items"].append(number)
 
 
+def test_a_stored_state_for_each_over_two_connections(
+    make: Callable[..., Celery], results: RedisServer
+) -> None:
+    app = make(results=f"{results.url('web')}&protocol=2")
+    task_id = uuid()
+    app.backend.store_result(task_id, {"items": []}, "PROGRESS")
+    watchers = [watch(app.AsyncResult(task_id), timeout=30) for _ in range(3)]
+    for watcher in watchers:
+        value = next(watcher).result
+        assert value == {"items": []}
+        value["items"].append("changed")
+
+
 @pytest.mark.kinds(*KINDS)
 def test_an_error_for_each(app: Celery, store: Callable[..., str]) -> None:
     """Through one result, and through several; to waits and to callbacks."""

@@ -258,7 +258,7 @@ def test_celerys_calls_on_a_consumer(app: Celery, results: RedisServer) -> None:
     consumer.cancel_for("a task")
     assert results.clients() == []
     consumer.start("a task")
-    wait_until(lambda: len(results.clients()) == 2, "the connections")
+    wait_until(results.clients, "a connection")
 
 
 # -- stopped with somebody waiting

@@ -107,6 +107,21 @@ def test_an_app_that_goes_before_its_loop_has_noticed_a_wait(conf: list[str]) ->
     wait_until(lambda: drain_loops() == loops, "the end of the loop")
 
 
+def test_an_app_that_goes_while_its_connection_breaks(
+    make: Callable[..., Celery], results: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where another thread collects it, the loop may find it gone before it is told."""
+    loops = drain_loops()
+    consumer = make().backend.result_consumer
+    consumer.start()
+    wait_until(lambda: consumer.statistics().connections, "the connection")
+    consumer._backend = lambda: None  # what the collector clears first
+    for client in results.clients():
+        results.probe.client_kill_filter(_id=client["id"])
+    wait_until(lambda: drain_loops() == loops, "the end of the loop")
+    assert not caplog.records
+
+
 def test_many_apps_at_once(
     make: Callable[..., Celery], conf: list[str], results: RedisServer
 ) -> None:

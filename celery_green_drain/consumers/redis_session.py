@@ -66,6 +66,10 @@ NOBODY = b"celery-green-drain"
 NEVER = ("no permission", "noperm", "crossslot", "unknown command", "not allowed", "disabled")
 
 
+#: Stored states to be handed over later: of which tasks, and what reads them.
+Held = list[tuple[str, Callable[[], Meta]]]
+
+
 class Owner(Protocol):
     """What a session needs of its consumer."""
 
@@ -428,7 +432,7 @@ class RedisSession(Session):
 
     def _hand_over(self, until: float) -> None:
         """Hand over stored states that have come: some now, the rest in the next turns."""
-        held: list[tuple[str, Meta]] = []
+        held: Held = []
         for _ in range(BATCH):
             if not self._found or time.monotonic() > until:
                 break
@@ -445,25 +449,24 @@ class RedisSession(Session):
         if held:
             self._ping(self._pubsub, partial(self._on_caught_up, held))
 
-    def _deliver_in_order(
-        self, task_id: str, decode: Callable[[], Meta], held: list[tuple[str, Meta]]
-    ) -> bool:
+    def _deliver_in_order(self, task_id: str, decode: Callable[[], Meta], held: Held) -> bool:
         """The same with RESP2, where messages that are older may still be on the way."""
         try:
-            meta = decode()
-            on_the_way = meta["status"] not in states.READY_STATES
+            on_the_way = decode()["status"] not in states.READY_STATES
+        except OutOfStep:
+            raise
         except Exception:
             on_the_way = False  # it is told once more, and to whom it concerns
         if on_the_way:
-            held.append((task_id, meta))
+            held.append((task_id, decode))
             return False
         return self._deliver(task_id, decode, stored=True)
 
-    def _on_caught_up(self, held: list[tuple[str, Meta]], command: Command, reply: Any) -> None:
+    def _on_caught_up(self, held: Held, command: Command, reply: Any) -> None:
         """All messages that were sent before *held* was looked up have been handed over."""
         self._on_pong(command, reply)
-        for task_id, meta in held:
-            self._deliver(task_id, partial(dict, meta), stored=True)
+        for task_id, decode in held:
+            self._deliver(task_id, decode, stored=True)
 
     # -- the health of the connections
 

@@ -70,6 +70,8 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
                     self.expire()
         except BaseException as exc:
             forks.notice()
+            if self.backend is None:
+                self._orphaned(None)  # by another thread, just now, and this is how it shows
             # This very one: in a child it is the parent's, and this consumer has none.
             if session is not None and self._session is session:
                 self._session = None

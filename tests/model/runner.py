@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import itertools
 import logging
 import os
 import random
+import signal
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +28,7 @@ from ..green import DRAINER, drain_loops, size, spawn, wait_until
 from .histories import History, OnPurpose
 from .oracle import ALL, PATIENCE, Oracle, Plan
 from .sides import Side
-from .weather import HEARTBEAT, RECONCILE, RETRY_MAX, Climate, Weather, disturb
+from .weather import HEARTBEAT, RECONCILE, RECOVERY, RETRY_MAX, Climate, Weather, disturb
 
 __all__ = ("Model",)
 
@@ -195,6 +198,7 @@ class Model:
         self._expected.clear()
         if "swallow" in weather.disturbances:
             # The server still knows connections whose end was swallowed.
+            self.oracle.trouble(RECOVERY, "reset")
             self.side.proxy.reset()
         self._look_behind()
 
@@ -303,7 +307,12 @@ class Log(logging.Handler):
             return
         self._oracle.note(ALL, "log:", text)
         if error is not None or not text.startswith(EXPECTED):
-            self._oracle.fault(ALL, f"this was logged: {text} {error!r}")
+            trace = (
+                "".join(traceback.format_exception(None, error, error.__traceback__))
+                if error
+                else ""
+            )
+            self._oracle.fault(ALL, f"this was logged: {text} {error!r}\n{trace}")
 
 
 class Errors:
@@ -315,6 +324,7 @@ class Errors:
         self.stderr = os.dup(2)
         os.dup2(self._file.fileno(), 2)
         self._read = 0
+        faulthandler.register(signal.SIGUSR1, file=2)
 
     def new(self) -> str:
         """What was written since the last call."""

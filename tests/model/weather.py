@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -181,9 +182,11 @@ def fork(model: Model, rng: random.Random) -> None:
     deadline = time.monotonic() + CHILDHOOD
     while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
         if time.monotonic() > deadline:
-            os.kill(pid, 9)
+            os.kill(pid, signal.SIGUSR1)  # it tells where it is
+            time.sleep(1)
+            os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            model.oracle.fault(ALL, "a child has never ended")
+            model.oracle.fault(ALL, f"a child has never ended: {model.errors.new()}")
             return
         time.sleep(0.01)
     model.oracle.note(ALL, "child ends", ended[1])
