@@ -203,7 +203,21 @@ class Wait:
 
 @Thenable.register
 class PendingResult(Promise):
-    """What one ``AsyncResult`` has to serve until it is ready: its waits and callbacks."""
+    """What one ``AsyncResult`` has to serve until it is ready: its waits and callbacks.
+
+    It is in one of these states:
+
+    *idle*
+        Nobody asks for it: not ready, no waits, not served.
+    *wanted*
+        Somebody is in ``get()`` for it (``waits``), or it is to call back and its result lives. The
+        loop has it in its table as soon as it has read the note (``listed``).
+    *ready*
+        For good: its result knows its last state, or ``error`` says why it cannot be read. The loop
+        unlists it with its next note.
+    *forgotten*
+        Like idle, and its callbacks are gone.
+    """
 
     __slots__ = ("_served", "consumer", "listed", "table", "task_id", "waits", "weak")
 
@@ -428,11 +442,6 @@ class PendingTable:
         except RuntimeError:
             return None  # it was just replaced
         return None if entry is None else time.monotonic() - entry.since
-
-    @property
-    def calling(self) -> int:
-        """How many results are to call back. For everybody."""
-        return len(self._since)
 
     def state(self, task_id: str) -> str | None:
         """The latest state of a task that has not ended; None: none was seen. For everybody."""

@@ -20,7 +20,7 @@ from celery_green_drain.consumers import resp
 from celery_green_drain.consumers.base import OutOfStep
 from celery_green_drain.internals import redis_socket
 
-from .green import GREEN, crowd, kill, size, spawn, wait_until
+from .green import GREEN, crowd, kill, size, spawn, spawn_get, wait_until
 from .servers import RedisServer
 
 
@@ -401,6 +401,35 @@ def test_a_lost_message_is_made_up_for(make: Callable[..., Celery], results: Red
         app.backend.client.set(app.backend.get_key_for_task(task_id), meta)
 
     assert get_through(app, store_silently, [task_id]) == [1]
+
+
+def test_states_do_not_go_backwards_over_two_connections(
+    make: Callable[..., Celery], results: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages are late, while the store is read over the other connection."""
+    app = make(results=f"{results.url('web')}&protocol=2")
+    consumer = app.backend.result_consumer
+    task_id = uuid()
+    seen: list[Any] = []
+    value = spawn_get(app.AsyncResult(task_id), on_message=lambda meta: seen.append(meta["result"]))
+    wait_until(lambda: results.subscriptions() == 1, "the subscription")
+    session = consumer._session
+    receive, late, looks = resp.Link.receive, [True], [0]
+
+    def receive_late(link: resp.Link, *args: Any) -> Any:
+        looks[0] += link is session._lookup
+        return None if late and link is session._pubsub else receive(link, *args)
+
+    monkeypatch.setattr(resp.Link, "receive", receive_late)
+    for step in range(3):
+        app.backend.store_result(task_id, step, "PROGRESS")
+    before = looks[0]
+    consumer.in_loop(lambda: session.look_up(task_id))
+    wait_until(lambda: looks[0] > before, "the answer of the store")
+    late.clear()
+    app.backend.store_result(task_id, "end", "SUCCESS")
+    wait_until(lambda: value == ["end"], "the result")
+    assert seen == [0, 1, 2, "end"]
 
 
 def test_a_refusal_is_told_at_once(make: Callable[..., Celery], own: RedisServer) -> None:

@@ -125,7 +125,7 @@ class ResultConsumer(Drained):
             drainer=None if drainer is None else type(drainer).__name__,
             running=drainer is not None and drainer.running,
             pending=len(self.table),
-            callbacks_pending=self.table.calling,
+            callbacks_pending=self.table.calls,
             oldest=self.table.oldest,
             connections=self.connections,
             evicted=self.evictions,
@@ -278,15 +278,12 @@ class ResultConsumer(Drained):
         if not expires:
             return
         overdue = list(self.table.overdue(expires))
-        self.figures.given_up += len(overdue)
         for pending in overdue:
-            error = ResultNeverCame(
+            self._give_up_on(
+                pending,
                 f"No result of task {quoted(pending.task_id)} has come within result_expires, "
                 f"which is {expires:g} s: the task was not run, or its result got lost.",
-                pending.task_id,
             )
-            pending.fail(error)
-            self.tell(signals.result_given_up, task_id=pending.task_id, exception=error)
         if overdue:
             logger.warning(
                 "The results of %d tasks have not come within result_expires, which is %g s, the "
@@ -295,6 +292,12 @@ class ResultConsumer(Drained):
                 expires,
                 quoted(overdue[0].task_id),
             )
+
+    def _give_up_on(self, pending: PendingResult, why: str) -> None:
+        error = ResultNeverCame(why, pending.task_id)
+        self.figures.given_up += 1
+        pending.fail(error)
+        self.tell(signals.result_given_up, task_id=pending.task_id, exception=error)
 
     def on_wanted(self, task_id: str) -> None:
         """Somebody waits for *task_id* now."""
@@ -387,14 +390,11 @@ class ResultConsumer(Drained):
             return
         self._told = True
         self.given_up = self.table.calls
-        self.figures.given_up += self.given_up
         for pending in list(self.table.overdue(0)):
-            error = ResultNeverCame(
+            self._give_up_on(
+                pending,
                 f"The process ends, and no result of task {quoted(pending.task_id)} has come.",
-                pending.task_id,
             )
-            pending.fail(error)
-            self.tell(signals.result_given_up, task_id=pending.task_id, exception=error)
 
     def _orphaned(self, _: object) -> None:
         drainer = self._drainer
