@@ -203,7 +203,21 @@ class Wait:
 
 @Thenable.register
 class PendingResult(Promise):
-    """What one ``AsyncResult`` has to serve until it is ready: its waits and callbacks."""
+    """What one ``AsyncResult`` has to serve until it is ready: its waits and callbacks.
+
+    It is in one of these states:
+
+    *idle*
+        Nobody asks for it: not ready, no waits, not served.
+    *wanted*
+        Somebody is in ``get()`` for it (``waits``), or it is to call back and its result lives. The
+        loop has it in its table as soon as it has read the note (``listed``).
+    *ready*
+        For good: its result knows its last state, or ``error`` says why it cannot be read. The loop
+        unlists it with its next note.
+    *forgotten*
+        Like idle, and its callbacks are gone.
+    """
 
     __slots__ = ("_served", "consumer", "listed", "table", "task_id", "waits", "weak")
 

@@ -261,7 +261,18 @@ class Gate:
     """Stands in for the promise inside of a barrier.
 
     It knows the members that the barrier counts, and has them served from the moment on
-    that somebody waits for the whole.
+    that somebody waits for the whole. A group of two, from its making to its callback:
+
+    1. Celery makes a barrier for the group, and chains it to the promise of each member
+       (``Promise.then``). The first member puts this gate into the barrier; each is added to it.
+    2. Celery's ``ResultSet`` chains itself to the barrier, which chains it to this gate
+       (:meth:`then`). Nobody waits for it so far, so nothing is asked for.
+    3. Somebody calls ``group.then(callback)``. The :class:`PendingSet` of the group opens the gate
+       (:meth:`serve`), and both members are asked for.
+    4. A member is ready. In the drain loop the gate has the barrier count it (:meth:`count`); what
+       comes before step 2 is kept until then, as a barrier that is still being made counts wrong.
+    5. The other one is ready as well. The barrier is full and calls the gate, the gate calls the
+       result set, and the result set's promise the callback, beside the loop.
     """
 
     def __init__(self, loop: Loop) -> None:

@@ -36,6 +36,10 @@ class RabbitServer:
         names = free_port()
         base = Path(self.folder.name)
         (base / "plugins").write_text("[].\n")
+        # Otherwise each process that starts would make one, and read what another has half written.
+        cookie = base / ".erlang.cookie"
+        cookie.write_text("TESTS" * 4)
+        cookie.chmod(0o400)
         (base / "rabbitmq.conf").write_text("vm_memory_high_watermark.relative = 0.9\n")
         self.environment = {
             "HOME": str(base),

