@@ -1,10 +1,12 @@
 """How long after a result is stored its waiter wakes: this package against plain Celery.
 
-    python -m benchmarks.polling_latency [COUNT]
+    .venv-stores/bin/python -m benchmarks.polling_latency [COUNT [STORE...]]
 
-Needs what the tests need (``scripts/test`` installs it). For each store, COUNT results (default
-40) are waited for under gevent, each stored after a while of its own by another process, which
-notes the time. Prints the median of the delays, and the table in ``docs/polled.rst``.
+Needs what the tests of the stores need (``scripts/test stores`` installs it). For each store, COUNT
+results (default 40) are waited for under gevent, each stored after a while of its own by another
+process, which notes the time. Prints the median of the delays; and for MongoDB and CouchDB how many
+requests a second they get while 1, 100 and 10,000 results are waited for in vain. These are the
+tables in ``docs/polled.rst``.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import statistics
 import subprocess
 import sys
@@ -20,47 +23,84 @@ import time
 from pathlib import Path
 from typing import Any
 
-STORES = ("PostgreSQL", "SQLite", "memcached", "files", "Django ORM", "Django cache")
-
 #: Seconds from the begin of a wait until its result is stored.
 SOONEST, LATEST = 0.1, 3.0
 
+#: How many wait while requests are counted, and for how many seconds.
+CROWDS, COUNTED = (1, 100, 10_000), 4.0
 
-def main(count: int = 40) -> None:
+#: Where they are counted: elsewhere a server does not tell, or there are as many as who waits.
+BATCHED = ("mongodb", "couchdb")
+
+#: What a process needs to know of a store: ``result_backend``, and further settings.
+Store = tuple[str, dict[str, Any]]
+
+
+def main(count: int = 40, *names: str) -> None:
+    from tests.services.servers import kinds
     from tests.stores import MemcachedServer, PostgresServer, configure_django
 
-    postgres, memcached = PostgresServer(), MemcachedServer()
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django_settings"
+    servers: dict[str, Any] = {"PostgreSQL": PostgresServer, "memcached": MemcachedServer}
+    servers.update(kinds())
+    print(f"{'store':22} {'Celery':>8} {'drained':>8}   (median of {count}, in ms)   requests/s")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "files").mkdir()
-        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django_settings"
         configure_django()
-        urls = dict(
-            zip(
-                STORES,
-                (
-                    postgres.url("web"),
-                    f"db+sqlite:///{folder}/results.sqlite3",
-                    memcached.url(),
-                    f"file://{folder}/files",
-                    "green+django-db://",
-                    "green+django-cache://",
-                ),
-            )
-        )
+        local = {
+            "SQLite": f"db+sqlite:///{folder}/results.sqlite3",
+            "files": f"file://{folder}/files",
+            "Django ORM": "green+django-db://",
+            "Django cache": "green+django-cache://",
+        }
+        for name, url in local.items():
+            if not names or name in names:
+                compare(name, (url, {}), count)
+    for name, kind in servers.items():
+        if names and name not in names:
+            continue
+        server = kind()
         try:
-            print(f"{'store':14} {'Celery':>8} {'drained':>8}   (median of {count}, in ms)")
-            for name, url in urls.items():
-                stock, drained = (measure(url, drainer, count) for drainer in ("", "gevent"))
-                print(f"{name:14} {1000 * stock:8.0f} {1000 * drained:8.0f}", flush=True)
+            if name in kinds():
+                os.environ.update(server.client_environment())
+                store: Store = server.url(), server.conf_for()
+            else:
+                store = server.url("web"), {}
+            compare(name, store, count, server if name in kinds() else None)
         finally:
-            postgres.end()
-            memcached.end()
+            server.end()
 
 
-def measure(url: str, drainer: str, count: int) -> float:
+def compare(name: str, store: Store, count: int, server: Any = None) -> None:
+    stock, drained = (measure(store, drainer, count) for drainer in ("", "gevent"))
+    print(f"{name:22} {1000 * stock:8.0f} {1000 * drained:8.0f}", end="")
+    loads = [load(store, waiters, server) for waiters in CROWDS] if name in BATCHED else []
+    print(*(f"{each:8.1f}" for each in loads), flush=True)
+
+
+def load(store: Store, waiters: int, server: Any) -> float:
+    """Requests a second while so many wait in vain."""
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", __spec__.name, "idle", json.dumps(store), str(waiters)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert waiting.stdout is not None
+    assert waiting.stdin is not None
+    assert waiting.stdout.readline() == "waiting\n"
+    before, begun = server.requests(), time.monotonic()
+    time.sleep(COUNTED)
+    asked, seconds = server.requests() - before, time.monotonic() - begun
+    waiting.stdin.close()
+    waiting.wait()
+    return asked / seconds
+
+
+def measure(store: Store, drainer: str, count: int) -> float:
     """The median delay in seconds, between two processes of their own."""
     waiting = subprocess.run(
-        [sys.executable, "-m", __spec__.name, "wait", url, drainer, str(count)],
+        [sys.executable, "-m", __spec__.name, "wait", json.dumps(store), drainer, str(count)],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -69,16 +109,33 @@ def measure(url: str, drainer: str, count: int) -> float:
     return statistics.median(delays)
 
 
-def make_app(url: str, drainer: str = "") -> Any:
+def make_app(store: str, drainer: str = "") -> Any:
     from celery import Celery
 
+    url, conf = json.loads(store)
     if "django" in url:
         import django
 
         django.setup()
     app = Celery(backend=url)
-    app.conf.result_drainer = drainer or None
+    app.conf.update(conf, result_drainer=drainer or None)
     return app
+
+
+def idle(store: str, waiters: int) -> None:
+    """Wait for so many results that do not come, until the standard input ends."""
+    from celery import uuid
+
+    app = make_app(store, "gevent")
+    for _ in range(waiters):
+        app.AsyncResult(uuid()).then(print)
+    consumer = app.backend.result_consumer
+    while consumer.statistics().pending < waiters or not consumer.connections:
+        time.sleep(0.1)
+    time.sleep(3)  # the pauses grow to their full length
+    print("waiting", flush=True)
+    select.select([sys.stdin], [], [])  # a read would block all greenlets
+    os._exit(0)
 
 
 def wait(url: str, drainer: str, count: int) -> None:
@@ -87,6 +144,7 @@ def wait(url: str, drainer: str, count: int) -> None:
     from celery import uuid
 
     app = make_app(url, drainer)
+    app.backend.get_state("warm")  # to make a backend takes its time, and is not what is measured
     plan = {uuid(): random.uniform(SOONEST, LATEST) for _ in range(count)}
     storing = subprocess.Popen(
         [sys.executable, "-m", __spec__.name, "store", url],
@@ -129,12 +187,15 @@ def store(url: str) -> None:
 
 if __name__ == "__main__":
     action, *arguments = sys.argv[1:] or ["40"]
-    if action == "wait":
+    if action in ("wait", "idle"):
         from gevent import monkey
 
         monkey.patch_all()
+    if action == "wait":
         wait(arguments[0], arguments[1], int(arguments[2]))
+    elif action == "idle":
+        idle(arguments[0], int(arguments[1]))
     elif action == "store":
         store(*arguments)
     else:
-        main(int(action))
+        main(int(action), *arguments)

@@ -252,7 +252,7 @@ def dies() -> None:
     _replace(Drainer, "start", first)
 
 
-@mutant("--rounds", "16", "--histories", "100", "--weather")
+@mutant("--rounds", "16", "--histories", "60", "--minutes", "4", "--weather")
 def keeps_results() -> None:
     """All that has come is kept."""
     from celery_green_drain.pending import PendingResult
@@ -282,5 +282,5 @@ def _hunt_one(mode: str, seed: int, name: str) -> bool:
     fault = re.search(r"^FAULT in round (\d+), history \S+: (.*)", model.stdout, re.MULTILINE)
     seconds = time.monotonic() - begun
     how = f"round {fault[1]}: {fault[2]}" if fault else f"NOT FOUND {model.stderr[-2000:]}"
-    print(f"{name:20}  {bug.text}\n{seconds:18.0f} s  {how:.150}", flush=True)
+    print(f"{name:20}  {bug.text}\n{seconds:18.0f} s  {how:.95}", flush=True)
     return fault is not None
