@@ -236,12 +236,6 @@ class PendingResult(Promise):
         self._served = False
 
     @property
-    def original_id(self) -> Any:
-        """The task id as its owner has given it."""
-        result = self._ref()
-        return self.task_id if result is None else result.id
-
-    @property
     def wanted(self) -> bool:
         """Whether somebody still asks for it."""
         return bool(self.waits) or (self._served and self._ref() is not None)

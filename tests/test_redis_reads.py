@@ -164,6 +164,20 @@ def test_a_bounded_number_is_under_way(
     assert 0 < max(most) <= small
 
 
+def test_answers_larger_than_redis_keeps_for_who_listens(make: Callable[..., Celery]) -> None:
+    """A look-up then has a connection of its own, which Redis lets fall behind."""
+    server = RedisServer("--client-output-buffer-limit", "pubsub", "1mb", "0", "0")
+    try:
+        app, worker = make(results=server.url("web")), make(results=server.url("worker"))
+        ids = [uuid() for _ in range(200)]
+        for i, task_id in enumerate(ids):
+            worker.backend.store_result(task_id, [i, "x" * 20_000], "SUCCESS")
+        values = crowd(size(200, 50), lambda i: app.AsyncResult(ids[i]).get(timeout=60)[0])
+        assert values == list(range(size(200, 50)))
+    finally:
+        server.end()
+
+
 def test_many_notes_keep_nobody_from_running(app: Celery, store: Callable[..., str]) -> None:
     """A wait that begins after a hundred thousand others were dropped begins soon all the same."""
     assert app.AsyncResult(store(1)).get(timeout=20) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from uuid import UUID
 
 from redis.exceptions import (
     AuthenticationError,
@@ -15,7 +14,7 @@ from redis.exceptions import (
 
 from .. import drainers, forks
 from ..drainers.base import Drainer
-from ..pending import PendingResult, Wait
+from ..quoting import one_line
 from .base import OutOfStep
 from .elsewhere import StoreCheck
 from .reading import Reading
@@ -60,12 +59,6 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
 
     # -- for everybody
 
-    def want(self, pending: PendingResult, wait: Wait | None = None) -> None:
-        # A task id that can be no key is refused here, where its owner hears of it.
-        task_id = pending.original_id
-        self.backend.get_key_for_task(str(task_id) if isinstance(task_id, UUID) else task_id)
-        super().want(pending, wait)
-
     def read(self, key: bytes) -> Reading | None:
         """Return what is stored under *key*, read together with what others ask for.
 
@@ -95,6 +88,21 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         return drainer if fresh and not isinstance(drainer, drainers.threaded()) else None
 
     # -- in the drain loop
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        session = self._session
+        try:
+            super().drain_events(timeout)
+        except (RedisError, OSError) as exc:
+            if session is not None and session.is_looking_where_it_listens:
+                # Perhaps as the answer was larger than what Redis keeps for one that listens.
+                self._resp3 = False
+                logger.info(
+                    "Two connections are used from now on, as the one was lost in the middle of a "
+                    "look-up: %s",
+                    one_line(exc),
+                )
+            raise
 
     def _read(self, reading: Reading) -> None:
         if self._session is None:

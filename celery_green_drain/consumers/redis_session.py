@@ -164,6 +164,12 @@ class RedisSession(Session):
     def CONNECTIONS(self) -> int:  # type: ignore[override]
         return len(self._links)
 
+    @property
+    def is_looking_where_it_listens(self) -> bool:
+        """Whether a look-up is under way on the connection that messages come over."""
+        names = {command.name for command in self._pubsub.under_way}
+        return not names.isdisjoint(("MGET", "GET"))
+
     def close(self) -> None:
         self._opened.close()
 
