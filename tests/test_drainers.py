@@ -320,8 +320,11 @@ def test_a_native_thread_waits_as_well(app: Celery, store: Callable[..., str]) -
 
 
 @pytest.mark.skipif(not GREEN, reason="all threads are native here")
-def test_a_native_thread_waits_first(app: Celery, store: Callable[..., str]) -> None:
-    task_id = store(3)
+def test_a_native_thread_waits_first(
+    app: Celery, store: Callable[..., str], make: Callable[..., Celery]
+) -> None:
+    task_id = uuid()
+    make().backend.store_result(task_id, 3, "SUCCESS")  # by another one, as that reads a state
     native = in_native_thread(lambda: app.AsyncResult(task_id).get(timeout=20))
     if DRAINER == "gevent":
         assert native() == 3

@@ -71,8 +71,9 @@ def test_an_unpatched_process_without_a_drainer_reads_as_celery_does(
 
 
 @pytest.mark.skipif(not GREEN, reason="all threads are native here")
-def test_a_read_in_a_native_thread(app: Celery, store: Callable[..., str]) -> None:
-    task_id = store(1)
+def test_a_read_in_a_native_thread(app: Celery, make: Callable[..., Celery]) -> None:
+    task_id = uuid()
+    make().backend.store_result(task_id, 1, "SUCCESS")
     assert in_native_thread(lambda: app.AsyncResult(task_id).state)() == "SUCCESS"
     assert app.AsyncResult(task_id).get(timeout=20) == 1
     assert in_native_thread(lambda: app.AsyncResult(task_id).state)() == "SUCCESS"

@@ -69,7 +69,10 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         if drainer is None:
             return None
         reading = Reading(key, drainer.signal())
-        drainer.ask(self._read, reading)
+        try:
+            drainer.ask(self._read, reading)
+        except RuntimeError:
+            return None  # it cannot be started here: in a native thread, or for want of threads
         patience = 2 * self.settings.heartbeat if self._session is not None else PATIENCE
         return reading if reading.wait(patience) else None
 
