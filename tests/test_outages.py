@@ -286,11 +286,13 @@ def test_no_more_clients(
 def test_client_kill_of_each_connection(
     stored: tuple[Celery, Callable[..., str]], own: RedisServer
 ) -> None:
-    """That of the messages, and that of the look-ups."""
+    """That of the messages, and that of the look-ups where there is one."""
     app, store = stored
     for kind in ("pubsub", "normal"):
         asked = Asked(app)
         wait_until(lambda: own.subscriptions() == 5, "the subscriptions")
+        if kind == "normal" and statistics(app).connections == 1:
+            break
         connects = statistics(app).connects
         own.probe.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
         wait_until(lambda: statistics(app).connects == connects + 1, "the next one")  # noqa: B023
