@@ -254,6 +254,7 @@ def test_a_wait_of_resp2_looks_twice_at_most(
     assert app.AsyncResult(first).get(timeout=20) == 1
     results.reset_calls()
     assert app.AsyncResult(second).get(timeout=20) == 2
-    assert results.calls("mget") == 1
+    assert results.calls("mget") in (1, 2)  # as the confirmation may be faster than the look
+    results.reset_calls()
     app.AsyncResult(uuid()).then(print)
-    wait_until(lambda: results.calls("mget") == 3, "both looks")
+    wait_until(lambda: results.calls("mget") == 2, "both looks")
