@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from celery_green_drain.backends.redis import MAX_CONNECTIONS
+
 from .green import DRAINER, GREEN, MODE, crowd
 from .rabbitmq import RabbitServer
 from .servers import RedisServer, Worker
@@ -65,10 +67,10 @@ def test_a_thousand_tasks(
     results: RedisServer,
 ) -> None:
     app = make(broker=broker.url(database=14), task_default_queue="green")
-    ask_all(app, 1)
-    connections = len(results.clients("green"))
-    ask_all(app, 2)
-    assert len(results.clients("green")) <= connections + 1
+    for _ in range(3):
+        ask_all(app, 1)
+        # Those of the pool, and the drainer's.
+        assert len(results.clients("green")) <= MAX_CONNECTIONS + 2
     # The worker stores what nobody waits for as well.
     last = app.tasks["add"].delay(1, 1)
     assert last.get(timeout=30) == 2
