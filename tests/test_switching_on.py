@@ -402,7 +402,7 @@ def test_another_library_has_patched_or_none(
 ) -> None:
     app, again = make(result_drainer=name), make(result_drainer=name)
     task_id = uuid()
-    app.backend.store_result(task_id, 1, "SUCCESS")
+    make().backend.store_result(task_id, 1, "SUCCESS")  # by another one, as that reads a state
     remedy = f"patched by {MODE}: set '{MODE}', or 'auto'" if GREEN else f"not patched by {name}"
     with pytest.warns(DrainerWarning, match=f"result_drainer = '{name}', .*{remedy}") as seen:
         assert app.AsyncResult(task_id).get(timeout=5) == 1

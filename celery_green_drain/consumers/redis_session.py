@@ -269,14 +269,16 @@ class RedisSession(Session):
         gathering = self._under_way["SUBSCRIBE"] and now - self._subscribed_at < GATHER
         if gathering or self._is_full("SUBSCRIBE"):
             return []
-        while self._backlog and len(self._wanted) < CHUNK:
+        # Those first that have waited longest.
+        chunk: dict[bytes, str] = {}
+        while self._backlog and len(chunk) < CHUNK:
             task_id = self._backlog.popleft()
             if task_id in self._table:
-                self.want(task_id)
-        if not self._wanted:
+                chunk[self._channel(task_id)] = task_id
+        chunk.update(_take(self._wanted, CHUNK - len(chunk)))
+        if not chunk:
             return []
         self._subscribed_at = now
-        chunk = _take(self._wanted)
         if self._never_subscribes is not None:
             self._on_subscription_refused(chunk, self._never_subscribes)
             return []
@@ -508,13 +510,14 @@ class Asked(NamedTuple):
     readings: Sequence[Reading]
 
 
-def _take(items: dict[bytes, Any]) -> dict[bytes, Any]:
-    """Take a chunk out of *items*, the oldest first."""
-    if len(items) <= CHUNK:
+def _take(items: dict[bytes, Any], limit: int | None = None) -> dict[bytes, Any]:
+    """Take *limit* of *items* out of them, or a chunk, the oldest first."""
+    limit = CHUNK if limit is None else limit
+    if len(items) <= limit:
         chunk = dict(items)
         items.clear()
         return chunk
-    chunk = dict(islice(items.items(), CHUNK))
+    chunk = dict(islice(items.items(), limit))
     for key in chunk:
         del items[key]
     return chunk
