@@ -453,6 +453,22 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("parser")
+def test_the_next_connection_speaks_as_the_first(
+    app: Celery, store: Callable[..., str], results: RedisServer
+) -> None:
+    """Without hiredis, which alone tells pushes from replies, that is RESP2 each time."""
+    consumer = app.backend.result_consumer
+    assert app.AsyncResult(store(1)).get(timeout=20) == 1
+    before = consumer.connections
+    for connects in (2, 3):
+        for client in results.clients():
+            results.probe.client_kill(client["addr"])
+        wait_until(lambda: consumer.statistics().connects == connects, "the next one")  # noqa: B023
+        assert app.AsyncResult(store(connects)).get(timeout=20) == connects
+        assert consumer.connections == before
+
+
+@pytest.mark.usefixtures("parser")
 def test_what_is_stored_and_what_comes(app: Celery, store: Callable[..., str]) -> None:
     stored, later = app.AsyncResult(store("stored")), app.AsyncResult(uuid())
     assert stored.get(timeout=20) == "stored"

@@ -139,7 +139,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             self._try_resp3 = not resp3 or "connecting" in str(exc)
             raise
         else:
-            self._resp3 = self._resp3 or resp3 or None
+            if resp3:
+                self._resp3 = True
         return session
 
     def _open_resp2(self, refusal: Exception) -> RedisSession:
