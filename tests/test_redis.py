@@ -459,10 +459,11 @@ def test_the_next_connection_speaks_as_the_first(
     """Without hiredis, which alone tells pushes from replies, that is RESP2 each time."""
     consumer = app.backend.result_consumer
     assert app.AsyncResult(store(1)).get(timeout=20) == 1
+    app.AsyncResult(uuid()).then(print)
     before = consumer.connections
     for connects in (2, 3):
-        for client in results.clients():
-            results.probe.client_kill(client["addr"])
+        (client,) = wait_until(lambda: results.clients(sub="1"), "the subscription")
+        results.probe.client_kill(client["addr"])
         wait_until(lambda: consumer.statistics().connects == connects, "the next one")  # noqa: B023
         assert app.AsyncResult(store(connects)).get(timeout=20) == connects
         assert consumer.connections == before
