@@ -347,7 +347,7 @@ class PendingResult(Promise):
     def _error(self, result: Any) -> BaseException | None:
         return failure(result) if self.error is None else self.error
 
-    def _name(self, result: Any) -> str:
+    def name(self, result: Any) -> str:
         return f"task {quoted(self.task_id)}"
 
 

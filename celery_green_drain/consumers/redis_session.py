@@ -20,11 +20,11 @@ from __future__ import annotations
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import chain, islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from celery import states
 from kombu.exceptions import DecodeError
@@ -35,7 +35,7 @@ from ..settings import Settings
 from .base import OutOfStep
 from .elsewhere import StoreCheck
 from .reading import Reading
-from .resp import Command, Link, drainer_params
+from .resp import Command, Link, Readings, drainer_params
 from .session import Session
 
 __all__ = ("Owner", "RedisSession", "is_never")
@@ -135,18 +135,18 @@ class RedisSession(Session):
         self._never_subscribes: Exception | None = None
         self._resp3 = resp3
         self._deliver = consumer.deliver
-        self._came = consumer.check.came
+        self._check = consumer.check
         #: Commands of each kind that are under way.
         self._under_way: Counter[str] = Counter()
         self._links: tuple[Link, ...] = ()
         with ExitStack() as opened:
             opened.callback(self._give_up_readings)
             pool = self._backend.drainer_pool(**drainer_params(self._heartbeat, resp3))
-            self._pubsub = Link(pool, subscribes=True, resp3=resp3, on_message=self._on_message)
+            self._pubsub = Link(pool, True, resp3, self._on_message)
             opened.enter_context(closing(self._pubsub))
             self._lookup = self._pubsub
             if not resp3:
-                self._lookup = Link(pool, subscribes=False, resp3=False)
+                self._lookup = Link(pool, False, False, self._on_message)
                 opened.enter_context(closing(self._lookup))
             self._links = (self._pubsub,) if resp3 else (self._pubsub, self._lookup)
             for link in self._links:
@@ -174,11 +174,10 @@ class RedisSession(Session):
         self._opened.close()
 
     def _give_up_readings(self) -> None:
-        under_way = [command for link in self._links for command in link.under_way]
-        asked = [who for command in under_way for who in command.keys.values()]
-        readings = [who.readings for who in asked if isinstance(who, Asked)]
-        for reading in chain(*readings, *self._readings.values()):
-            reading.give_up()
+        under_way = [command.readings for link in self._links for command in link.under_way]
+        for readings in (*under_way, self._readings):
+            for reading in chain.from_iterable(readings.values()):
+                reading.give_up()
         self._readings.clear()
 
     def turn(self, timeout: float | None) -> None:
@@ -221,12 +220,9 @@ class RedisSession(Session):
         self._wanted.pop(channel, None)
         self._refusals.pop(channel, None)
         if channel in self._subscribed:
-            self._leave(channel)
-
-    def _leave(self, channel: bytes) -> None:
-        if not self._unwanted:
-            self._left_at = time.monotonic()
-        self._unwanted[channel] = None
+            if not self._unwanted:
+                self._left_at = time.monotonic()
+            self._unwanted[channel] = None
 
     def read(self, reading: Reading) -> None:
         """Have *reading* answered by the next look-up."""
@@ -319,25 +315,33 @@ class RedisSession(Session):
         return self._lookups_of(keys)
 
     def _lookups_of(self, keys: dict[bytes, str]) -> list[Command]:
-        asked = {key: Asked(task_id, self._readings.pop(key, ())) for key, task_id in keys.items()}
         if "GET" in self._refused:
-            for key, who in asked.items():
-                self._on_nothing(key, who)
+            readings = self._readings_of(keys)
+            for key, task_id in keys.items():
+                self._on_nothing(key, task_id, readings)
             return []
-        if "MGET" in self._refused:
-            return [Command("GET", {key: who}, self._on_looked_up) for key, who in asked.items()]
-        commands: list[Command] = []
-        while asked:
-            commands.append(Command("MGET", _take(asked), self._on_looked_up))
-        return commands
+        name, size = ("GET", 1) if "MGET" in self._refused else ("MGET", CHUNK)
+        return [self._look_for(name, chunk) for chunk in _chunks(keys, size)]
+
+    def _look_for(self, name: str, keys: dict[bytes, str]) -> Command:
+        return Command(name, keys, self._on_looked_up, self._readings_of(keys))
+
+    def _readings_of(self, keys: dict[bytes, str]) -> Readings:
+        """Those who read one of *keys*: from now on a command has them."""
+        if not self._readings:
+            return {}
+        return {key: self._readings.pop(key) for key in keys if key in self._readings}
 
     # -- what arrives
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         task_id = self._subscribed.get(channel)
         if task_id is not None and self._deliver(task_id, partial(self._decode, task_id, payload)):
-            self._came(task_id)
-            self._leave(channel)
+            if not self._check.begun:
+                self._check.begin(task_id)
+            if not self._unwanted:
+                self._left_at = time.monotonic()
+            self._unwanted[channel] = None
 
     def _decode(self, task_id: str, payload: bytes) -> Meta:
         """The state that *payload* tells.
@@ -400,13 +404,14 @@ class RedisSession(Session):
         values = [reply] if command.name == "GET" else reply
         if not isinstance(values, list) or len(values) != len(command.keys):
             raise OutOfStep(f"Redis has answered {command!r} with {values!r:.100}")
-        for (key, asked), value in zip(command.keys.items(), values):
-            for reading in asked.readings:
+        for (key, task_id), value in zip(command.keys.items(), values):
+            for reading in command.readings.get(key, ()) if command.readings else ():
                 reading.answer(value)
             if value is None:
-                self._on_nothing(key, asked)
-            elif asked.task_id in self._table:
-                self._found.append((key, asked.task_id, value))
+                if self._refusals:
+                    self._tell_refusal(key, task_id)
+            elif task_id in self._table:
+                self._found.append((key, task_id, value))
 
     def _on_look_refused(self, command: Command, error: Exception) -> None:
         # Forbidden may be the command, or one of the keys.
@@ -414,22 +419,24 @@ class RedisSession(Session):
         if command.name == "MGET":
             if never:
                 self._consumer.refuse("MGET", error, "results are looked up one by one")
-            pairs = command.keys.items()
-            gets = [Command("GET", {key: who}, self._on_looked_up) for key, who in pairs]
+            gets = [
+                Command("GET", keys, self._on_looked_up, command.readings_of(keys))
+                for keys in _chunks(command.keys, 1)
+            ]
             self._submit(self._lookup, gets)
             return
-        ((key, asked),) = command.keys.items()
+        ((key, task_id),) = command.keys.items()
         if never:
             self._consumer.refuse("GET", error, "results that were stored before are not seen")
         else:
             self._refusals.setdefault(key, error)
-        self._on_nothing(key, asked)
+        self._on_nothing(key, task_id, command.readings)
 
-    def _on_nothing(self, key: bytes, asked: Asked) -> None:
+    def _on_nothing(self, key: bytes, task_id: str, readings: Readings) -> None:
         """There is nothing stored under *key*, as far as can be seen."""
-        for reading in asked.readings:
+        for reading in readings.get(key, ()):
             reading.give_up()
-        self._tell_refusal(key, asked.task_id)
+        self._tell_refusal(key, task_id)
 
     def _tell_refusal(self, key: bytes, task_id: str) -> None:
         """If nothing more can come for *task_id*, whoever waits for it is told why."""
@@ -502,12 +509,15 @@ class RedisSession(Session):
             self._consumer.refuse(command.name, reply, "another command asks if it lives")
 
 
-class Asked(NamedTuple):
-    """Who is to be told what a look-up finds."""
-
-    #: The task of the table; empty: none.
-    task_id: str
-    readings: Sequence[Reading]
+def _chunks(items: dict[bytes, str], size: int) -> Iterator[dict[bytes, str]]:
+    """Cut *items* into pieces of *size*: it is itself the piece where it is not larger."""
+    if len(items) <= size:
+        if items:
+            yield items
+        return
+    rest = iter(items.items())
+    while chunk := dict(islice(rest, size)):
+        yield chunk
 
 
 def _take(items: dict[bytes, Any], limit: int | None = None) -> dict[bytes, Any]:

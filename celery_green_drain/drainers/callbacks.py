@@ -28,6 +28,11 @@ class CallbackRunner:
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         #: The greenlet that is on its way.
         self._next: Any = None
+        self._under_way = 0
+
+    def __len__(self) -> int:
+        """How many calls have not ended."""
+        return len(self._calls) + self._under_way
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` soon."""
@@ -51,6 +56,10 @@ class CallbackRunner:
             if not self._calls:
                 return
             function, args = self._calls.popleft()
-            self._relieve()
-            function(*args)
+            self._under_way += 1  # in one thread all of them
+            try:
+                self._relieve()
+                function(*args)
+            finally:
+                self._under_way -= 1
         self._relieve()
