@@ -395,10 +395,13 @@ class ResultConsumer(Drained):
 
     def after_fork_in_child(self) -> None:
         """Leave to the parent what is the parent's: sockets are neither closed nor written to."""
-        if self._drainer is not None:
-            self._drainer.abandon()
+        drainer = self._drainer
+        if drainer is not None:
+            drainer.abandon()
         forks.keep(self.forget_connections(), self.table)
         self._begin()
+        if drainer is not None:
+            drainer.end_copy()  # last, as what it unwinds finds nothing of the parent's here
 
     # -- Celery's interface, for what it calls on a consumer
 

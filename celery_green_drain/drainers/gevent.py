@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import selectors
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -12,10 +13,12 @@ from celery.backends.asynchronous import register_drainer
 from gevent.hub import Hub, Waiter, get_hub
 from gevent.selectors import GeventSelector
 from gevent.threadpool import ThreadPool
+from greenlet import getcurrent
 
 from .base import Drainer
 from .callbacks import CallbackRunner
 from .library import Lanes, Outcome, in_context
+from .mailbox import Abandoned
 from .patching import obstacle
 
 __all__ = ("GeventDrainer",)
@@ -89,8 +92,17 @@ class GeventDrainer(Drainer):
         return call
 
     def discard(self, spawned: Any) -> None:
-        # A greenlet exists in the child as well.
-        if isinstance(spawned, gevent.Greenlet):
+        # A greenlet exists in the child as well. It ends here and now: what it waits for on the
+        # parent's socket may be there already, and it would go on before a kill has its turn.
+        if not isinstance(spawned, gevent.Greenlet) or spawned.dead:
+            return
+        current = getcurrent()
+        if spawned.started and self.is_local() and not _would_deafen_parent():
+            if spawned is not current:
+                spawned.parent = current
+                with suppress(Abandoned):  # which comes back where it has not begun
+                    spawned.throw(Abandoned)
+        else:
             spawned.kill(block=False)
 
     def _settle(self) -> None:
@@ -101,6 +113,11 @@ class GeventDrainer(Drainer):
             hubs = (thing for thing in gc.get_objects() if isinstance(thing, Hub))
             hub = next((other for other in hubs if other.main_hub and other.loop), hub)
         self._hub = hub
+
+
+def _would_deafen_parent() -> bool:
+    """Whether to end a wait here ends it in the parent: libuv tells the kernel at once."""
+    return "libuv" in type(get_hub().loop).__module__
 
 
 class GeventSignal:
