@@ -21,9 +21,10 @@ from ..drainers.drained import Drained
 from ..drainers.mailbox import Mailbox
 from ..errors import DrainerStopped, ResultNeverCame
 from ..figures import Figures, Statistics
-from ..pending import Meta, PendingResult, PendingTable, Wait
+from ..pending import Meta, PendingResult, Wait
 from ..quoting import one_line, quoted
 from ..settings import Settings
+from ..table import PendingTable
 
 __all__ = ("OutOfStep", "ResultConsumer")
 

@@ -30,8 +30,9 @@ from celery import states
 from kombu.exceptions import DecodeError
 
 from ..drainers.mailbox import Mailbox
-from ..pending import Meta, PendingTable
+from ..pending import Meta
 from ..settings import Settings
+from ..table import PendingTable
 from .base import OutOfStep
 from .elsewhere import StoreCheck
 from .reading import Reading
