@@ -49,6 +49,11 @@ class StoreCheck:
         #: The one that is looked for.
         self._task_id: str | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether it has looked."""
+        return self.begun and self._task_id is None
+
     def begin(self, task_id: str) -> None:
         """Look for the result of a task whose last state came as a message. For the drain loop."""
         self.begun = True
