@@ -73,8 +73,9 @@ class StoreCheck:
         key = backend.get_key_for_task(task_id)
         try:
             stored = backend.get(key) is not None
-        except (RedisError, OSError):
-            self.forgotten(task_id)  # an outage: the next one is looked for
+        except Exception as exc:  # an outage, whatever it is called: the next one is looked for
+            logger.debug("The result of task %s cannot be looked for: %s", quoted(task_id), exc)
+            self.forgotten(task_id)
             return
         if self._task_id != task_id:
             return

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 __all__ = ("CallbackRunner",)
+
+logger = logging.getLogger(__name__)
 
 #: Calls that one greenlet makes before others may run.
 SHIFT = 100
@@ -60,6 +63,9 @@ class CallbackRunner:
             try:
                 self._relieve()
                 function(*args)
+            except Exception:
+                # Whatever has resumed this greenlet would get it: in eventlet perhaps its hub.
+                logger.exception("A call beside the drain loop failed: %r%r", function, args)
             finally:
                 self._under_way -= 1
         self._relieve()
