@@ -207,7 +207,7 @@ def test_no_task_is_kept(app: Celery) -> None:
     for _ in range(5):
         run(app, task)
         called()
-    wait_until(lambda: gc.collect() >= 0 and not context._lives, "the end of all requests")
+    wait_until(lambda: gc.collect() >= 0 and not context.lives, "the end of all requests")
 
 
 def test_the_private_names_of_celery_are_there() -> None:
@@ -263,7 +263,7 @@ def test_children_that_know_the_id_alone(app: Celery) -> None:
     assert "TaskContextError: update_state() was called without a task id" in refused
     assert "task_id = self.request.id" in refused
     assert "copy_current_task_context()" in refused
-    assert task_id not in context._running
+    assert task_id not in context.running
 
 
 def test_a_task_that_is_called_as_a_function_may_report(make: Callable[..., Celery]) -> None:

@@ -18,7 +18,7 @@ from .test_processes import run_exit
 #: As that which a trace or the id of a request is kept in.
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="none")
 
-Own: Any = drainers._ours(DRAINER)
+Own: Any = drainers.ours(DRAINER)
 
 DJANGO = """
 import logging, sys
@@ -111,7 +111,7 @@ class Consumer:
         drainer.sleep(0.01)
 
 consumer = Consumer()
-drainer = drainers._ours(sys.argv[-1])(consumer)
+drainer = drainers.ours(sys.argv[-1])(consumer)
 request_id.set("42")
 drainer.start()
 wait_until(lambda: seen, "a turn")

@@ -413,12 +413,12 @@ def test_states_do_not_go_backwards_over_two_connections(
     seen: list[Any] = []
     value = spawn_get(app.AsyncResult(task_id), on_message=lambda meta: seen.append(meta["result"]))
     wait_until(lambda: results.subscriptions() == 1, "the subscription")
-    session = consumer._session
+    session = consumer.session
     receive, late, looks = resp.Link.receive, [True], [0]
 
     def receive_late(link: resp.Link, *args: Any) -> Any:
-        looks[0] += link is session._lookup
-        return None if late and link is session._pubsub else receive(link, *args)
+        looks[0] += link is session.lookup
+        return None if late and link is session.pubsub else receive(link, *args)
 
     monkeypatch.setattr(resp.Link, "receive", receive_late)
     for step in range(3):

@@ -501,4 +501,4 @@ def test_collect(app: Celery) -> None:
 def test_which_session_serves(app: Celery) -> None:
     assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
     kind = AmqpSession if app.conf.broker_url.startswith("amqp") else VirtualSession
-    assert isinstance(app.backend.result_consumer._session, kind)
+    assert isinstance(app.backend.result_consumer.session, kind)

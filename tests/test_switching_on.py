@@ -479,7 +479,7 @@ def test_a_library_that_is_not_installed(
         assert chosen(app) is ThreadDrainer
 
 
-class OwnDrainer(drainers._ours(DRAINER)):  # type: ignore[misc]
+class OwnDrainer(drainers.ours(DRAINER)):  # type: ignore[misc]
     """As a user would write one."""
 
     name = "own"
@@ -589,7 +589,7 @@ def test_a_stock_consumer_runs_on_our_drainer(
 ) -> None:
     with monkeypatch.context() as patch:
         for name in list(asynchronous.drainers):
-            patch.setitem(asynchronous.drainers, name, drainers._ours(DRAINER))
+            patch.setitem(asynchronous.drainers, name, drainers.ours(DRAINER))
         app = make(result_drainer=None, result_backend_thread_safe=True)
         consumer = app.backend.result_consumer
     assert isinstance(consumer.drainer, Drainer)

@@ -139,18 +139,18 @@ class RedisSession(Session):
         self._check = consumer.check
         #: Commands of each kind that are under way.
         self._under_way: Counter[str] = Counter()
-        self._links: tuple[Link, ...] = ()
+        self.links: tuple[Link, ...] = ()
         with ExitStack() as opened:
             opened.callback(self._give_up_readings)
             pool = self._backend.drainer_pool(**drainer_params(self._heartbeat, resp3))
-            self._pubsub = Link(pool, True, resp3, self._on_message)
-            opened.enter_context(closing(self._pubsub))
-            self._lookup = self._pubsub
+            self.pubsub = Link(pool, True, resp3, self._on_message)
+            opened.enter_context(closing(self.pubsub))
+            self.lookup = self.pubsub
             if not resp3:
-                self._lookup = Link(pool, False, False, self._on_message)
-                opened.enter_context(closing(self._lookup))
-            self._links = (self._pubsub,) if resp3 else (self._pubsub, self._lookup)
-            for link in self._links:
+                self.lookup = Link(pool, False, False, self._on_message)
+                opened.enter_context(closing(self.lookup))
+            self.links = (self.pubsub,) if resp3 else (self.pubsub, self.lookup)
+            for link in self.links:
                 self._mailbox.register(link)
                 opened.callback(self._mailbox.unregister, link)
             self._opened = opened.pop_all()
@@ -158,24 +158,24 @@ class RedisSession(Session):
     def __repr__(self) -> str:
         return (
             f"<RedisSession: {len(self._subscribed)} subscriptions, "
-            f"{len(self._wanted) + len(self._backlog)} wanted, {self._links!r}>"
+            f"{len(self._wanted) + len(self._backlog)} wanted, {self.links!r}>"
         )
 
     @property
     def CONNECTIONS(self) -> int:  # type: ignore[override]
-        return len(self._links)
+        return len(self.links)
 
     @property
     def is_looking_where_it_listens(self) -> bool:
         """Whether a look-up is under way on the connection that messages come over."""
-        names = {command.name for command in self._pubsub.under_way}
+        names = {command.name for command in self.pubsub.under_way}
         return not names.isdisjoint(("MGET", "GET"))
 
     def close(self) -> None:
         self._opened.close()
 
     def _give_up_readings(self) -> None:
-        under_way = [command.readings for link in self._links for command in link.under_way]
+        under_way = [command.readings for link in self.links for command in link.under_way]
         for readings in (*under_way, self._readings):
             for reading in chain.from_iterable(readings.values()):
                 reading.give_up()
@@ -186,7 +186,7 @@ class RedisSession(Session):
         ready = self._mailbox.wait(self._patience(timeout))
         until = time.monotonic() + SLICE
         # Messages first: where one and the stored state are the same, the message is first.
-        for link in self._links:
+        for link in self.links:
             if link in ready or link.more:
                 link.receive(BATCH, until)
         self._hand_over(until)
@@ -194,10 +194,10 @@ class RedisSession(Session):
 
     def _patience(self, timeout: float | None) -> float:
         """How long to wait for something to arrive, in seconds."""
-        if self._found or any(link.more for link in self._links):
+        if self._found or any(link.more for link in self.links):
             return 0.0
         now = time.monotonic()
-        waits = [link.due(self._heartbeat) - now for link in self._links]
+        waits = [link.due(self._heartbeat) - now for link in self.links]
         if timeout is not None:
             waits.append(timeout)
         if self._unwanted:
@@ -247,11 +247,11 @@ class RedisSession(Session):
             leaving = self._unsubscriptions()
         subscribing += self._single_subscriptions()
         looking += self._lookups()
-        if self._pubsub is self._lookup:
-            self._submit(self._pubsub, leaving + subscribing + looking)
+        if self.pubsub is self.lookup:
+            self._submit(self.pubsub, leaving + subscribing + looking)
         else:
-            self._submit(self._pubsub, leaving + subscribing)
-            self._submit(self._lookup, looking)
+            self._submit(self.pubsub, leaving + subscribing)
+            self._submit(self.lookup, looking)
 
     def _submit(self, link: Link, commands: list[Command]) -> None:
         if commands:
@@ -372,7 +372,7 @@ class RedisSession(Session):
         self._under_way["SUBSCRIBE"] -= 1
         if error is not None:
             self._on_subscription_refused(command.keys, error)
-        elif self._pubsub is not self._lookup:
+        elif self.pubsub is not self.lookup:
             # The first look was not ordered with the subscription.
             for channel in command.keys:
                 if channel in self._subscribed:
@@ -424,7 +424,7 @@ class RedisSession(Session):
                 Command("GET", keys, self._on_looked_up, command.readings_of(keys))
                 for keys in _chunks(command.keys, 1)
             ]
-            self._submit(self._lookup, gets)
+            self._submit(self.lookup, gets)
             return
         ((key, task_id),) = command.keys.items()
         if never:
@@ -463,7 +463,7 @@ class RedisSession(Session):
             else:
                 self._tell_refusal(key, task_id)
         if held:
-            self._ping(self._pubsub, partial(self._on_caught_up, held))
+            self._ping(self.pubsub, partial(self._on_caught_up, held))
 
     def _deliver_in_order(self, task_id: str, decode: Callable[[], Meta], held: Held) -> bool:
         """The same with RESP2, where messages that are older may still be on the way."""
@@ -487,7 +487,7 @@ class RedisSession(Session):
     # -- the health of the connections
 
     def _look_after(self, now: float) -> None:
-        for link in self._links:
+        for link in self.links:
             if link.check(now, self._heartbeat):
                 self._ping(link, self._on_pong)
         if now - self._reconciled > self._reconcile_interval and not self._reconciling:
@@ -499,7 +499,7 @@ class RedisSession(Session):
         """Ask the server for a sign of life."""
         if "PING" not in self._refused:
             self._submit(link, [Command("PING", {}, answered)])
-        elif link is self._pubsub and "UNSUBSCRIBE" not in self._refused:
+        elif link is self.pubsub and "UNSUBSCRIBE" not in self._refused:
             self._submit(link, [Command("UNSUBSCRIBE", {NOBODY: None}, answered)])
         elif "GET" not in self._refused:
             self._submit(link, [Command("GET", {NOBODY: None}, answered)])
