@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from celery_green_drain import TaskContextError, context, copy_current_task_cont
 
 from . import tasks
 from .green import GREEN, crowd, spawn, wait_until
+from .program import command
 from .servers import UNMEASURED, RedisServer, Worker
 
 
@@ -218,24 +218,9 @@ def test_the_private_names_of_celery_are_there() -> None:
     assert context.pop_current_task is _state.pop_current_task
 
 
-WITHOUT = """
-from celery import Celery, _state, current_task
-del _state.push_current_task, _state.pop_current_task
-from celery_green_drain import copy_current_task_context
-from tests.green import crowd
-
-@Celery(set_as_current=False).task(bind=True)
-def task(self):
-    child = copy_current_task_context(lambda _: (self.request.id, bool(current_task)))
-    return crowd(1, child)
-
-print(task.apply(task_id="known").result)
-"""
-
-
 def test_without_the_private_names_of_celery() -> None:
     script = subprocess.run(
-        [sys.executable, "-c", WITHOUT],
+        command("without_private_names"),
         env={**UNMEASURED, "TESTS_MODE": "unpatched"},
         capture_output=True,
         text=True,

@@ -15,8 +15,7 @@ from celery import Celery
 from celery_green_drain import drainers
 from celery_green_drain.drainers.slots import Slots
 
-from .green import GREEN, MODE, crowd, kill, size, spawn, wait_until
-from .test_interruptions import green_timeout
+from .green import GREEN, MODE, crowd, green_timeout, kill, size, spawn, wait_until
 
 green = pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
 
