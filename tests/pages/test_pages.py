@@ -22,7 +22,7 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.rst"
-        for name in ("quickstart", "watching", "task_context", "polled", "drainers", "demo", "rpc")
+        for name in ("quickstart", "progress", "in_a_task", "stores", "drainers", "demo", "rabbitmq")
     ),
 )
 
@@ -74,7 +74,7 @@ def terminals(
         for earlier in made:
             earlier.end()
         ports = {WEB: free_port()}
-        if page.stem == "rpc":
+        if page.stem == "rabbitmq":
             rabbit: RabbitServer = request.getfixturevalue("rabbit")
             ports["5672"], there = rabbit.port, lambda: has_worker(rabbit)
         else:
