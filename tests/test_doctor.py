@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from celery import Celery
 from celery_green_drain import DrainerWarning
 from celery_green_drain.inspection import checks
 from celery_green_drain.inspection.doctor import Diagnosis, diagnose
+from celery_green_drain.inspection.executed import check_command
 from celery_green_drain.inspection.findings import LEVELS, RULES
 
 from .green import GREEN
@@ -316,6 +318,17 @@ app = Celery("shop", broker={broker!r}, backend={results!r})
 app.conf.update({conf!r})
 """
 
+#: What a web server serves, and whether that has the app.
+WEB = """
+from shop import app
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [b""]
+"""
+
+GUNICORN = "{} -m gunicorn --bind 127.0.0.1:0 {}"
+
 
 @pytest.fixture
 def doctor(
@@ -326,6 +339,7 @@ def doctor(
     def run(*arguments: str, **conf: Any) -> tuple[int, str]:
         script = SHOP.format(broker=broker.url(), results=results.url("command"), conf=conf)
         (tmp_path / "shop.py").write_text(script)
+        (tmp_path / "web.py").write_text(WEB)
         process = subprocess.run(
             [sys.executable, "-m", "celery", "-A", "shop", "green-drain", *arguments],
             cwd=tmp_path,
@@ -366,6 +380,45 @@ def test_explain(doctor: Callable[..., tuple[int, str]]) -> None:
     status, output = doctor("explain", "gd201")
     assert status == 0
     assert RULES["GD201"].remedy in output
+
+
+def test_a_web_server_that_patches(doctor: Callable[..., tuple[int, str]]) -> None:
+    command = GUNICORN.format(sys.executable, "-k gevent -w 2 web:application")
+    status, output = doctor("doctor", "--no-workers", "--exec", command, result_drainer="gevent")
+    assert (status, output.count("\n")) == (0, 1)
+    assert "web server: 2 processes, patched by gevent" in output
+
+
+@pytest.mark.parametrize(
+    ("server", "found", "says"),
+    [
+        ("-k sync web:application", "GD402", "it is patched by nothing"),
+        ("nowhere:application", "GD403", "It has ended with status 3"),
+    ],
+)
+def test_a_web_server_that_is_not_as_it_should_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, found: str, says: str
+) -> None:
+    (tmp_path / "shop.py").write_text(
+        SHOP.format(broker="memory://", results="rpc://", conf={"result_drainer": "gevent"})
+    )
+    (tmp_path / "web.py").write_text(WEB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    app = importlib.import_module("shop").app
+    (finding,) = check_command(app, GUNICORN.format(sys.executable, server), {})
+    assert finding.id == found
+    assert says in finding.text
+    monkeypatch.delitem(sys.modules, "shop")
+
+
+def test_a_uwsgi_whose_workers_are_not_seen(make: Callable[..., Celery]) -> None:
+    """It is not installed here, and named all the same."""
+    command = "uwsgi --gevent 20 --gevent-monkey-patch --module web"
+    diagnosis = diagnose(make(), workers=False, command=command)
+    assert ids(diagnosis, "info") == ["GD404", "GD403"]
+    assert ids(diagnose(make(), workers=False, command=f"{command} --lazy-apps")) == ["GD403"]
 
 
 def test_each_rule_has_all_that_it_needs() -> None:
