@@ -18,13 +18,9 @@ from .blocks import Block, blocks
 from .environments import ROOT, Environments, requirements
 from .terminal import WEB, Terminal
 
-PAGES = (
-    ROOT / "README.md",
-    *(
-        ROOT / "docs" / f"{name}.rst"
-        for name in ("quickstart", "progress", "in_a_task", "stores", "drainers", "demo", "rabbitmq")
-    ),
-)
+RUN = ("quickstart", "progress", "in_a_task", "stores", "drainers", "demo", "rabbitmq")
+
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.rst" for name in RUN))
 
 
 @cache
