@@ -273,7 +273,7 @@ def test_no_worker(make: Callable[..., Celery], broker: RedisServer) -> None:
 
 
 def test_all_is_well(make: Callable[..., Celery], worker: Worker) -> None:
-    diagnosis = diagnose(make())
+    diagnosis = diagnose(make(), timeout=1)
     assert ids(diagnosis) == []
     assert ids(diagnosis, "info") == ["GD401"]
     figures = diagnosis.figures
@@ -286,7 +286,7 @@ def test_a_worker_that_stores_in_another_database(
     make: Callable[..., Celery], worker: Worker, results: RedisServer
 ) -> None:
     """Its message comes all the same, as messages know no database."""
-    found = ids(diagnose(make(results=results.url("web", database=3)), timeout=2))
+    found = ids(diagnose(make(results=results.url("web", database=3)), timeout=1))
     assert found[0] == "GD302"
     # Unless it came before anybody listened.
     assert found[1] in ("GD303", "GD308")
@@ -296,18 +296,18 @@ def test_a_worker_that_stores_under_other_names(
     make: Callable[..., Celery], worker: Worker
 ) -> None:
     app = make(result_backend_transport_options={"global_keyprefix": "shop"})
-    assert ids(diagnose(app, timeout=1)) == ["GD306", "GD308"]
+    assert ids(diagnose(app, timeout=0.5)) == ["GD306", "GD308"]
 
 
 def test_a_worker_that_writes_what_is_not_accepted(
     make: Callable[..., Celery], worker: Worker
 ) -> None:
-    found = ids(diagnose(make(result_accept_content=["yaml"]), timeout=2))
+    found = ids(diagnose(make(result_accept_content=["yaml"]), timeout=1))
     assert found[0] == "GD305"
 
 
 def test_a_queue_that_no_worker_consumes(make: Callable[..., Celery], worker: Worker) -> None:
-    assert ids(diagnose(make(task_default_queue="others"), timeout=1)) == ["GD308"]
+    assert ids(diagnose(make(task_default_queue="others"), timeout=0.5)) == ["GD308"]
 
 
 # -- the command
@@ -355,7 +355,7 @@ def doctor(
 
 
 def test_one_line_where_all_is_well(doctor: Callable[..., tuple[int, str]], worker: Worker) -> None:
-    status, output = doctor("doctor", result_drainer="gevent")
+    status, output = doctor("doctor", "--timeout", "1", result_drainer="gevent")
     assert (status, output.count("\n")) == (0, 1), output
     assert "All is well: results from redis://127.0.0.1" in output
     assert "1 worker, a task there and back in" in output

@@ -7,6 +7,7 @@ looks from a native thread, which no patch reaches.
 from __future__ import annotations
 
 import _thread
+import importlib
 import os
 import sys
 import time
@@ -55,7 +56,7 @@ def _import_the_next_one() -> None:
     sys.path[:] = [each for each in sys.path if os.path.abspath(each) != folder]
     own = sys.modules.pop("sitecustomize", None)
     try:
-        import sitecustomize  # noqa: F401
+        importlib.import_module("sitecustomize")
     except ImportError:
         if own is not None:
             sys.modules["sitecustomize"] = own
