@@ -1,4 +1,4 @@
-"""``.. before-after::``: plain Celery beside one line more, as measured in ``performance/table.csv``."""
+"""``.. before-after::``: plain Celery beside one line more, from ``performance/table.csv``."""
 
 from __future__ import annotations
 
