@@ -1,14 +1,19 @@
 """The configuration of Sphinx: ``scripts/test docs`` builds these pages."""
 
+import sys
+from pathlib import Path
+
 from celery_green_drain import __version__
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "celery_green_drain"
 author = "the celery_green_drain developers"
 copyright = f"2026, {author}"
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx_copybutton", "sphinx_design"]
-exclude_patterns = ["_build"]
+extensions = ["sphinx.ext.autodoc", "sphinx_copybutton", "sphinx_design", "before_after"]
+exclude_patterns = ["_build", "_ext"]
 default_role = "code"
 
 autodoc_member_order = "bysource"
