@@ -6,7 +6,7 @@ Needs what the tests of the stores need (``scripts/test stores`` installs it). F
 results (default 40) are waited for under gevent, each stored after a while of its own by another
 process, which notes the time. Prints the median of the delays; and for MongoDB and CouchDB how many
 requests a second they get while 1, 100 and 10,000 results are waited for in vain. These are the
-tables in ``docs/polled.rst``.
+tables in ``docs/stores.rst``.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from celery import states
 from kombu.exceptions import DecodeError
 
 from ..drainers.mailbox import Mailbox
+from ..figures import Figures
 from ..pending import Meta
 from ..settings import Settings
 from ..table import PendingTable
@@ -76,6 +77,7 @@ class Owner(Protocol):
 
     table: PendingTable
     settings: Settings
+    figures: Figures
     #: Commands that are refused for good.
     refused: set[str]
     #: Ids under which the state of another task was found.
@@ -110,6 +112,7 @@ class RedisSession(Session):
         self._heartbeat = consumer.settings.heartbeat
         self._reconcile_interval = consumer.settings.reconcile_interval
         self._refused = consumer.refused
+        self._figures = consumer.figures
         self._table.doubt()
         #: Channel → task id, for all that the server knows, or will know once it has read.
         self._subscribed: dict[bytes, str] = {}
@@ -164,6 +167,11 @@ class RedisSession(Session):
     @property
     def CONNECTIONS(self) -> int:  # type: ignore[override]
         return len(self.links)
+
+    @property
+    def subscriptions(self) -> int:
+        """Channels that are subscribed to."""
+        return len(self._subscribed)
 
     @property
     def is_looking_where_it_listens(self) -> bool:
@@ -322,7 +330,9 @@ class RedisSession(Session):
                 self._on_nothing(key, task_id, readings)
             return []
         name, size = ("GET", 1) if "MGET" in self._refused else ("MGET", CHUNK)
-        return [self._look_for(name, chunk) for chunk in _chunks(keys, size)]
+        commands = [self._look_for(name, chunk) for chunk in _chunks(keys, size)]
+        self._figures.lookups += len(commands)
+        return commands
 
     def _look_for(self, name: str, keys: dict[bytes, str]) -> Command:
         return Command(name, keys, self._on_looked_up, self._readings_of(keys))

@@ -11,8 +11,9 @@ from pathlib import Path
 __all__ = ("Block", "Command", "blocks")
 
 #: Below a block that cannot be run, a comment of the page says why.
-NOT_RUN = re.compile(r"^(?:\.\.|<!--) not run: (?P<reason>.+?)(?: -->)?$")
-DIRECTIVE = re.compile(r"^\.\. code-block:: (?P<language>\w+)$")
+NOT_RUN = re.compile(r"^ *(?:\.\.|<!--) not run: (?P<reason>.+?)(?: -->)?$")
+#: Indented: in a tab.
+DIRECTIVE = re.compile(r"^(?P<indent> *)\.\. code-block:: (?P<language>\w+)$")
 FENCE = re.compile(r"^```(?P<language>\w*)$")
 #: What a file is called in Markdown, which has no captions: the first line of it.
 NAMED = re.compile(r"^# (?P<name>[\w/]+\.py)$")
@@ -66,8 +67,8 @@ def _restructured(page: str, lines: list[str]) -> Iterator[Block]:
         marked, directive = NOT_RUN.match(line), DIRECTIVE.match(line)
         if marked:
             reason = marked["reason"]
-        if directive or (line.endswith("::") and not line.startswith(".. ")):
-            body = _indented(lines, number + 1)
+        if directive or (line.endswith("::") and not line.lstrip().startswith(".. ")):
+            body = _indented(lines, number + 1, directive["indent"] if directive else "")
             options = re.match(r"(?:\s*:\w+:.*\n)*", body + "\n")
             caption = re.search(r":caption: (.+)", options[0]) if options else None
             text = textwrap.dedent(body[options.end() :] if options else body).strip("\n")
@@ -77,10 +78,10 @@ def _restructured(page: str, lines: list[str]) -> Iterator[Block]:
             reason = ""
 
 
-def _indented(lines: list[str], start: int) -> str:
-    """The lines from *start* on that are indented, or empty."""
+def _indented(lines: list[str], start: int, indent: str) -> str:
+    """The lines from *start* on that are indented further than *indent*, or empty."""
     end = start
-    while end < len(lines) and (not lines[end] or lines[end].startswith("    ")):
+    while end < len(lines) and (not lines[end] or lines[end].startswith(f"{indent}    ")):
         end += 1
     return "\n".join(lines[start:end])
 

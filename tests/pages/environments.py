@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from ..matrix.environments import python_of, uv
+
 __all__ = ("Environments", "Published", "output_of")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: What is in a checkout and does not belong to it.
 LITTER = (".venv", ".git", ".mypy_cache", ".ruff_cache", "_build", "__pycache__", "*.egg-info")
 
-#: Environments that are made at once: pip waits for the network, and then for the disk.
+#: Environments that are made at once: uv waits for the network, and then for the disk.
 AT_ONCE = 2
 
 
@@ -68,11 +70,10 @@ class Environments:
         return self._made[wanted]
 
     def _make(self, folder: Path, requirements: list[str]) -> Path:
-        # Without pip, as that would bring packages of its own.
-        output_of(sys.executable, "-m", "venv", "--without-pip", folder)
-        python = folder / "bin" / "python"
-        pip = (sys.executable, "-m", "pip", "--python", python)
-        output_of(*pip, "install", "--quiet", "--no-compile", self._wheel, *requirements)
+        # By uv, which links what it has installed before; and without pip, which brings its own.
+        uv("make an environment", "venv", "--python", sys.executable, str(folder))
+        install = ("pip", "install", "--python", python_of(folder))
+        uv("install", *install, str(self._wheel), *requirements)
         return folder / "bin"
 
     def close(self) -> None:

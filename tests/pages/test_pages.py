@@ -18,13 +18,12 @@ from .blocks import Block, blocks
 from .environments import ROOT, Environments, requirements
 from .terminal import WEB, Terminal
 
-PAGES = (
-    ROOT / "README.md",
-    *(
-        ROOT / "docs" / f"{name}.rst"
-        for name in ("quickstart", "watching", "task_context", "polled", "drainers", "demo", "rpc")
-    ),
+RUN = (
+    *("index", "quickstart", "django", "flask", "flask_socketio", "progress", "in_a_task"),
+    *("stores", "drainers", "demo", "rabbitmq"),
 )
+
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.rst" for name in RUN))
 
 
 @cache
@@ -68,24 +67,26 @@ def terminals(
 ) -> Iterator[Callable[[Path], Terminal]]:
     """The reader's terminal of each page, with servers of its own."""
     made: list[Terminal] = []
+    servers: list[RedisServer] = []
 
     @cache
     def terminal(page: Path) -> Terminal:
         for earlier in made:
             earlier.end()
         ports = {WEB: free_port()}
-        if page.stem == "rpc":
+        if page.stem == "rabbitmq":
             rabbit: RabbitServer = request.getfixturevalue("rabbit")
             ports["5672"], there = rabbit.port, lambda: has_worker(rabbit)
         else:
             redis = RedisServer()
-            request.addfinalizer(redis.end)
+            servers.append(redis)
             ports["6379"], there = redis.port, lambda: waits_for_tasks(redis)
         made.append(Terminal(tmp_path_factory.mktemp(page.stem), ports, there))
         return made[-1]
 
     yield terminal
-    for each in made:
+    # A worker whose server has gone would say so in its log, with a traceback.
+    for each in (*made, *servers):
         each.end()
 
 
