@@ -92,7 +92,7 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
 
     @property
     def subscriptions(self) -> int:
-        return 0 if self._session is None else self._session.subscriptions
+        return 0 if self.session is None else self.session.subscriptions
 
     # -- in the drain loop
 
