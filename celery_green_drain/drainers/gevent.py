@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import selectors
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -33,6 +32,8 @@ class GeventDrainer(Drainer):
 
     name = "gevent"
     _hub: Hub | None = None
+    #: The greenlet that has forked, in a child: the copy of the loop ends in the middle of that.
+    _forking: Any = None
 
     def __init__(self, result_consumer: Any) -> None:
         super().__init__(result_consumer)
@@ -92,18 +93,27 @@ class GeventDrainer(Drainer):
         return call
 
     def discard(self, spawned: Any) -> None:
-        # A greenlet exists in the child as well. It ends here and now: what it waits for on the
-        # parent's socket may be there already, and it would go on before a kill has its turn.
-        if not isinstance(spawned, gevent.Greenlet) or spawned.dead:
+        # A greenlet exists in the child as well.
+        if not isinstance(spawned, gevent.Greenlet) or spawned is getcurrent():
             return
-        current = getcurrent()
-        if spawned.started and self.is_local() and not _would_deafen_parent():
-            if spawned is not current:
-                spawned.parent = current
-                with suppress(Abandoned):  # which comes back where it has not begun
-                    spawned.throw(Abandoned)
+        if spawned is self.loop and spawned.gr_frame is not None and self._may_end_here():
+            # Here and now: what it waits for on the parent's socket may be there already, and it
+            # would go on before a kill has its turn.
+            self._forking = getcurrent()
+            spawned.throw(Abandoned)
         else:
             spawned.kill(block=False)
+
+    def _may_end_here(self) -> bool:
+        # To end a wait with libuv ends it in the parent, as that tells the kernel at once.
+        return self.is_local() and "libuv" not in type(get_hub().loop).__module__
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            if self._forking is not None:
+                self._forking.switch()  # and never on from here, where gevent would turn to its hub
 
     def _settle(self) -> None:
         hub = get_hub()
@@ -113,11 +123,6 @@ class GeventDrainer(Drainer):
             hubs = (thing for thing in gc.get_objects() if isinstance(thing, Hub))
             hub = next((other for other in hubs if other.main_hub and other.loop), hub)
         self._hub = hub
-
-
-def _would_deafen_parent() -> bool:
-    """Whether to end a wait here ends it in the parent: libuv tells the kernel at once."""
-    return "libuv" in type(get_hub().loop).__module__
 
 
 class GeventSignal:
