@@ -82,6 +82,11 @@ class Statistics:
     #: over a message queue.
     evicted: int = 0
 
+    #: Times that the store was asked for results, for one or for many at once.
+    lookups: int = 0
+    #: Channels that are subscribed to: Redis only.
+    subscriptions: int = 0
+
     #: Callbacks that have ended, well or not.
     callbacks_run: int = 0
     #: Those among them that have raised.
@@ -143,6 +148,7 @@ class Figures:
         self.stopped = 0
         self.unreadable = 0
         self.given_up = 0
+        self.lookups = 0
         self.connects = 0
         self.connected_since: float | None = None
         self.outages = 0
@@ -204,10 +210,12 @@ class Figures:
             self.outages += 1
             self.lost_at = self.last_error_at
 
-    def back(self, seconds: float) -> None:
-        """The outage is over, after so many seconds."""
+    def back(self, seconds: float) -> float:
+        """The outage is over, after so many seconds; return the time of day that it ended."""
+        ended = (time.time() if self.lost_at is None else self.lost_at) + seconds
         self.lost_at = None
         self.outage_seconds += seconds
+        return ended
 
     # -- for everybody
 
@@ -268,6 +276,7 @@ COUNTED = (
     "stopped",
     "unreadable",
     "given_up",
+    "lookups",
     "connects",
     "connected_since",
     "outages",

@@ -40,7 +40,8 @@ drainer_stopped = Signal(name="drainer_stopped", providing_args={"drainer", "add
 #: ``error``: why, as text; ``address``.
 connection_lost = Signal(name="connection_lost", providing_args={"error", "address", "at"})
 
-#: The outage is over. ``seconds``: how long it was; ``attempts``: how many failed; ``address``.
+#: The outage is over, since ``at``: told once the connection has held for a second.
+#: ``seconds``: how long it was; ``attempts``: how many failed; ``address``.
 connection_back = Signal(
     name="connection_back", providing_args={"seconds", "attempts", "address", "at"}
 )

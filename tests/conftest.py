@@ -177,7 +177,7 @@ def tls(tmp_path: Path) -> Callable[[int], AbstractContextManager[tuple[int, Pat
 class Gunicorn:
     """A gunicorn of gevent workers with the tests' site."""
 
-    def __init__(self, urls: list[str], workers: int, *options: str) -> None:
+    def __init__(self, urls: list[str], workers: int, *options: str, **environment: str) -> None:
         self.port = free_port()
         self.process = Process(
             *(sys.executable, "-m", "gunicorn", "--worker-class", "gevent"),
@@ -186,13 +186,19 @@ class Gunicorn:
             measured=MODE == "gevent",
             SITE_BROKER=urls[0],
             SITE_RESULTS=urls[1],
+            **environment,
         )
         wait_until(self._answers, "gunicorn", timeout=60)
 
     def fetch(self, path: str) -> Any:
         """Ask for *path*; return the answer."""
+        return json.loads(self.read(path))
+
+    def read(self, path: str) -> str:
+        """Ask for *path*; return the answer as it is."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as response:
-            return json.load(response)
+            answer: bytes = response.read()
+            return answer.decode()
 
     def _answers(self) -> bool:
         assert self.process.popen.poll() is None, self.process.output()
@@ -207,8 +213,10 @@ def gunicorn() -> Iterator[Callable[..., Gunicorn]]:
     """Start a gunicorn; see that it ends without complaint."""
     started: list[Gunicorn] = []
 
-    def start(urls: list[str], workers: int = 4, options: Iterable[str] = ()) -> Gunicorn:
-        started.append(Gunicorn(urls, workers, *options))
+    def start(
+        urls: list[str], workers: int = 4, options: Iterable[str] = (), **environment: str
+    ) -> Gunicorn:
+        started.append(Gunicorn(urls, workers, *options, **environment))
         return started[-1]
 
     yield start

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -19,6 +20,12 @@ app = make_app(
 )
 
 
+#: What a test adds: more functions of such a web application.
+ADDED: dict[str, Any] = {"app": app}
+if "SITE_ADDED" in os.environ:
+    exec(Path(os.environ["SITE_ADDED"]).read_text(), ADDED)
+
+
 def use() -> None:
     """Get a result, before a fork: kombu shares its pool of connections with the children."""
     with app.connection_for_write() as connection:
@@ -30,8 +37,12 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     """Add 1 to ``x``, in a task, and answer with what ``get()`` and ``then()`` say of it.
 
     The task takes ``nap`` seconds. ``/state`` adds nothing. ``/later`` leaves it to a callback,
-    which tells the log.
+    which tells the log. Others are those that a test adds.
     """
+    added = ADDED.get(environ["PATH_INFO"][1:])
+    if added is not None:
+        answered: Iterable[bytes] = added(environ, start_response)
+        return answered
     statistics = app.backend.result_consumer.statistics
     answer: dict[str, Any] = {"pid": os.getpid()}
     if environ["PATH_INFO"] != "/state":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from celery import Celery
 from celery_green_drain import DrainerWarning
 from celery_green_drain.inspection import checks
 from celery_green_drain.inspection.doctor import Diagnosis, diagnose
+from celery_green_drain.inspection.executed import check_command
 from celery_green_drain.inspection.findings import LEVELS, RULES
 
 from .green import GREEN
@@ -271,7 +273,7 @@ def test_no_worker(make: Callable[..., Celery], broker: RedisServer) -> None:
 
 
 def test_all_is_well(make: Callable[..., Celery], worker: Worker) -> None:
-    diagnosis = diagnose(make())
+    diagnosis = diagnose(make(), timeout=1)
     assert ids(diagnosis) == []
     assert ids(diagnosis, "info") == ["GD401"]
     figures = diagnosis.figures
@@ -284,7 +286,7 @@ def test_a_worker_that_stores_in_another_database(
     make: Callable[..., Celery], worker: Worker, results: RedisServer
 ) -> None:
     """Its message comes all the same, as messages know no database."""
-    found = ids(diagnose(make(results=results.url("web", database=3)), timeout=2))
+    found = ids(diagnose(make(results=results.url("web", database=3)), timeout=1))
     assert found[0] == "GD302"
     # Unless it came before anybody listened.
     assert found[1] in ("GD303", "GD308")
@@ -294,18 +296,18 @@ def test_a_worker_that_stores_under_other_names(
     make: Callable[..., Celery], worker: Worker
 ) -> None:
     app = make(result_backend_transport_options={"global_keyprefix": "shop"})
-    assert ids(diagnose(app, timeout=1)) == ["GD306", "GD308"]
+    assert ids(diagnose(app, timeout=0.5)) == ["GD306", "GD308"]
 
 
 def test_a_worker_that_writes_what_is_not_accepted(
     make: Callable[..., Celery], worker: Worker
 ) -> None:
-    found = ids(diagnose(make(result_accept_content=["yaml"]), timeout=2))
+    found = ids(diagnose(make(result_accept_content=["yaml"]), timeout=1))
     assert found[0] == "GD305"
 
 
 def test_a_queue_that_no_worker_consumes(make: Callable[..., Celery], worker: Worker) -> None:
-    assert ids(diagnose(make(task_default_queue="others"), timeout=1)) == ["GD308"]
+    assert ids(diagnose(make(task_default_queue="others"), timeout=0.5)) == ["GD308"]
 
 
 # -- the command
@@ -315,6 +317,17 @@ from celery import Celery
 app = Celery("shop", broker={broker!r}, backend={results!r})
 app.conf.update({conf!r})
 """
+
+#: What a web server serves, and whether that has the app.
+WEB = """
+from shop import app
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [b""]
+"""
+
+GUNICORN = "{} -m gunicorn --bind 127.0.0.1:0 {}"
 
 
 @pytest.fixture
@@ -326,6 +339,7 @@ def doctor(
     def run(*arguments: str, **conf: Any) -> tuple[int, str]:
         script = SHOP.format(broker=broker.url(), results=results.url("command"), conf=conf)
         (tmp_path / "shop.py").write_text(script)
+        (tmp_path / "web.py").write_text(WEB)
         process = subprocess.run(
             [sys.executable, "-m", "celery", "-A", "shop", "green-drain", *arguments],
             cwd=tmp_path,
@@ -341,7 +355,7 @@ def doctor(
 
 
 def test_one_line_where_all_is_well(doctor: Callable[..., tuple[int, str]], worker: Worker) -> None:
-    status, output = doctor("doctor", result_drainer="gevent")
+    status, output = doctor("doctor", "--timeout", "1", result_drainer="gevent")
     assert (status, output.count("\n")) == (0, 1), output
     assert "All is well: results from redis://127.0.0.1" in output
     assert "1 worker, a task there and back in" in output
@@ -366,6 +380,45 @@ def test_explain(doctor: Callable[..., tuple[int, str]]) -> None:
     status, output = doctor("explain", "gd201")
     assert status == 0
     assert RULES["GD201"].remedy in output
+
+
+def test_a_web_server_that_patches(doctor: Callable[..., tuple[int, str]]) -> None:
+    command = GUNICORN.format(sys.executable, "-k gevent -w 2 web:application")
+    status, output = doctor("doctor", "--no-workers", "--exec", command, result_drainer="gevent")
+    assert (status, output.count("\n")) == (0, 1)
+    assert "web server: 2 processes, patched by gevent" in output
+
+
+@pytest.mark.parametrize(
+    ("server", "found", "says"),
+    [
+        ("-k sync web:application", "GD402", "it is patched by nothing"),
+        ("nowhere:application", "GD403", "It has ended with status 3"),
+    ],
+)
+def test_a_web_server_that_is_not_as_it_should_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, found: str, says: str
+) -> None:
+    (tmp_path / "shop.py").write_text(
+        SHOP.format(broker="memory://", results="rpc://", conf={"result_drainer": "gevent"})
+    )
+    (tmp_path / "web.py").write_text(WEB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    app = importlib.import_module("shop").app
+    (finding,) = check_command(app, GUNICORN.format(sys.executable, server), {})
+    assert finding.id == found
+    assert says in finding.text
+    monkeypatch.delitem(sys.modules, "shop")
+
+
+def test_a_uwsgi_whose_workers_are_not_seen(make: Callable[..., Celery]) -> None:
+    """It is not installed here, and named all the same."""
+    command = "uwsgi --gevent 20 --gevent-monkey-patch --module web"
+    diagnosis = diagnose(make(), workers=False, command=command)
+    assert ids(diagnosis, "info") == ["GD404", "GD403"]
+    assert ids(diagnose(make(), workers=False, command=f"{command} --lazy-apps")) == ["GD403"]
 
 
 def test_each_rule_has_all_that_it_needs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -22,6 +24,8 @@ from celery import Celery, uuid
 from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.utils.dispatch import Signal
 from flask import Flask
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 
 from celery_green_drain import (
     DrainerStopped,
@@ -34,6 +38,7 @@ from celery_green_drain import (
     watch,
     wsgi_report,
 )
+from celery_green_drain.prometheus import PREFIX, Collector
 
 from .conftest import Line, in_gunicorn
 from .green import DRAINER, GREEN, MODE, crowd, size, spawn, spawn_get, wait_until
@@ -284,11 +289,13 @@ def test_each_worker_of_a_gunicorn(
     tmp_path: Path,
 ) -> None:
     """With the configuration that the docs print, the figures of all add up to what was asked."""
-    page = (Path(__file__).parent.parent / "docs" / "running.rst").read_text()
-    (printed,) = re.findall(r":caption: gunicorn.conf.py\n\n(.*?)\n\n\.\. code", page, re.DOTALL)
-    config = tmp_path / "gunicorn.conf.py"
-    config.write_text(textwrap.dedent(printed).replace("shop.celery", "tests.site"))
-    site = gunicorn([broker.url(), results.url("site")], workers=2, options=["-c", str(config)])
+    site = gunicorn(
+        [broker.url(), results.url("site")],
+        workers=2,
+        options=["-c", str(printed("running", "def post_worker_init", tmp_path))],
+        SITE_ADDED=str(printed("monitoring", "def metrics", tmp_path)),
+        PROMETHEUS_MULTIPROC_DIR=str(tmp_path),
+    )
     count = 100
     answers = crowd(count, lambda number: site.fetch(f"/?x={number}"))
     assert sorted(answer["value"] for answer in answers) == list(range(1, count + 1))
@@ -300,6 +307,35 @@ def test_each_worker_of_a_gunicorn(
     wait_until(lambda: site.process.output().count("versions ") == 2, "the reports")
     shown = [int(number) for number in re.findall(r"delivered=(\d+)", site.process.output())]
     assert sum(shown) == count + 1  # the first one was to see whether it answers
+    samples = wait_until(lambda: settled(site, count + 1), "the metrics of both")
+    assert samples["results_total failure"] == 0
+    assert samples["callbacks_total returned"] == count + 1
+    assert samples["wait_seconds_count"] == samples["wait_seconds_bucket +Inf"] == count + 1
+    assert samples["connections"] == samples["connects_total"] == 2
+    assert samples["pending"] == samples["outage"] == 0
+
+
+def settled(site: Any, count: int) -> dict[str, float] | None:
+    """The samples that one worker has of both, once they add up: each writes every second."""
+    samples = {}
+    for family in text_string_to_metric_families(site.read("/metrics")):
+        for one in family.samples:
+            labels = dict(one.labels)
+            assert (labels.pop("app"), labels.pop("backend")) == ("tests", "redis")
+            samples[" ".join([one.name[len(PREFIX) + 1 :], *labels.values()])] = one.value
+    told = samples["results_total result"]
+    assert told <= count
+    return samples if told == samples["callbacks_total returned"] == count else None
+
+
+def printed(page: str, word: str, folder: Path) -> Path:
+    """The block of that page in which *word* is, as a file, for the tests' site."""
+    text = (Path(__file__).parent.parent / "docs" / f"{page}.rst").read_text()
+    blocks = re.findall(r"code-block:: python\n(?:   :caption.*\n)?\n((?:   .*\n|\n)+)", text)
+    (block,) = (block for block in blocks if word in block)
+    file = folder / f"{page}.py"
+    file.write_text(textwrap.dedent(block).replace("shop.celery", "tests.site"))
+    return file
 
 
 @pytest.mark.skipif(MODE != "unpatched", reason="one mode is enough for a framework")
@@ -375,10 +411,15 @@ def test_an_outage(line: Line, caplog: pytest.LogCaptureFixture) -> None:
         wait_until(lambda: told, "the loss")
         figures = statistics(app)
         assert (figures.outages, figures.connected_since) == (1, None)
-        assert figures.lost_at == pytest.approx(told[0][1]["at"], abs=1)
+        lost = told[0][1]
+        assert figures.lost_at == lost["at"]
         assert figures.last_error is not None
-        assert told[0][1]["error"].split(":")[0] in caplog.text
-        assert "lost since" in str(report(app))
+        assert lost["error"] in figures.last_error
+        assert logged(caplog, "Lost the connection").created == pytest.approx(lost["at"], abs=0.5)
+        assert lost["error"] in logged(caplog, "Lost the connection").getMessage()
+        assert f"lost since {moment(lost['at'])}" in str(report(app))
+        assert sample(app, "outage_start_timestamp_seconds") == lost["at"]
+        assert (sample(app, "outage"), sample(app, "outages_total")) == (1, 1)
         store(1, task_id=task_id)
         line.proxy.pass_on()
         wait_until(lambda: got == [1], "the result")
@@ -387,8 +428,33 @@ def test_an_outage(line: Line, caplog: pytest.LogCaptureFixture) -> None:
     assert [name for name, _ in told] == ["connection_lost", "connection_back"]
     figures = statistics(app)
     assert (figures.outages, figures.lost_at) == (1, None)
-    assert figures.outage_seconds == back["seconds"]
+    assert figures.outage_seconds == back["seconds"] == sample(app, "outage_seconds_total")
+    assert lost["at"] + back["seconds"] == back["at"]
+    assert figures.connected_since == pytest.approx(back["at"], abs=0.5)
+    assert f"since {moment(figures.connected_since or 0)}" in str(report(app))
     assert f"is back after {back['seconds']:.1f} s ({back['attempts']} attempts)" in caplog.text
+    assert (sample(app, "outage"), sample(app, "outages_total")) == (0, 1)
+
+
+def logged(caplog: pytest.LogCaptureFixture, begin: str) -> logging.LogRecord:
+    (record,) = (record for record in caplog.records if record.getMessage().startswith(begin))
+    return record
+
+
+def moment(at: float) -> str:
+    """As a report shows it."""
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def sample(app: Celery, name: str) -> float:
+    """What is scraped under that name."""
+    registry = CollectorRegistry()
+    registry.register(Collector(app))
+    kind = re.split("[: ]", addresses.result_address(app))[0]
+    labels = {"app": "tests", "backend": kind}
+    value = registry.get_sample_value(f"{PREFIX}_{name}", labels)
+    assert value is not None
+    return value
 
 
 def test_a_callback_that_raises(

@@ -93,6 +93,11 @@ class ResultConsumer(Drained):
         return 0
 
     @property
+    def subscriptions(self) -> int:
+        """Channels that are subscribed to, where results come that way."""
+        return 0
+
+    @property
     def backend(self) -> Any:
         """The backend; it outlives every turn of the loop but the last."""
         return self._backend()
@@ -128,6 +133,7 @@ class ResultConsumer(Drained):
             callbacks_pending=self.table.calls,
             oldest=self.table.oldest,
             connections=self.connections,
+            subscriptions=self.subscriptions,
             evicted=self.evictions,
             **self.figures.counts(),
         )
@@ -189,7 +195,7 @@ class ResultConsumer(Drained):
         backend = self.backend
         if backend is None or not signal.receivers:
             return
-        arguments["at"] = time.time()
+        arguments.setdefault("at", time.time())
         try:
             self.drainer.call(signals.send, signal, backend.app, arguments)
         except RuntimeError as exc:  # no more threads can be started
@@ -230,11 +236,17 @@ class ResultConsumer(Drained):
     def on_lost(self, error: str, first: bool) -> None:
         self.figures.lost(error, first)
         if first:
-            self.tell(signals.connection_lost, error=error, address=self.address)
+            at = self.figures.lost_at
+            self.tell(signals.connection_lost, error=error, address=self.address, at=at)
 
     def on_back(self, seconds: float, attempts: int) -> None:
-        self.figures.back(seconds)
-        self.tell(signals.connection_back, seconds=seconds, attempts=attempts, address=self.address)
+        self.tell(
+            signals.connection_back,
+            seconds=seconds,
+            attempts=attempts,
+            address=self.address,
+            at=self.figures.back(seconds),
+        )
 
     def on_drainer_end(self, stopped: bool) -> None:
         self.disconnect()

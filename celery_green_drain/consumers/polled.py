@@ -230,6 +230,7 @@ class Poller:
     def look(self, task_ids: list[str]) -> None:
         """Begin to look for *task_ids*. What is found goes to the loop."""
         self.busy = True
+        self._consumer.figures.lookups += 1
         self._ask(task_ids)
 
     def close(self) -> None:

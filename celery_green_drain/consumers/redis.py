@@ -90,6 +90,10 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         fresh = drainer.loop is None and drainer.is_local()
         return drainer if fresh and not isinstance(drainer, drainers.threaded()) else None
 
+    @property
+    def subscriptions(self) -> int:
+        return 0 if self._session is None else self._session.subscriptions
+
     # -- in the drain loop
 
     def drain_events(self, timeout: float | None = None) -> None:

@@ -30,6 +30,7 @@ from celery import states
 from kombu.exceptions import DecodeError
 
 from ..drainers.mailbox import Mailbox
+from ..figures import Figures
 from ..pending import Meta, PendingTable
 from ..settings import Settings
 from .base import OutOfStep
@@ -75,6 +76,7 @@ class Owner(Protocol):
 
     table: PendingTable
     settings: Settings
+    figures: Figures
     #: Commands that are refused for good.
     refused: set[str]
     #: Ids under which the state of another task was found.
@@ -109,6 +111,7 @@ class RedisSession(Session):
         self._heartbeat = consumer.settings.heartbeat
         self._reconcile_interval = consumer.settings.reconcile_interval
         self._refused = consumer.refused
+        self._figures = consumer.figures
         self._table.doubt()
         #: Channel → task id, for all that the server knows, or will know once it has read.
         self._subscribed: dict[bytes, str] = {}
@@ -163,6 +166,11 @@ class RedisSession(Session):
     @property
     def CONNECTIONS(self) -> int:  # type: ignore[override]
         return len(self._links)
+
+    @property
+    def subscriptions(self) -> int:
+        """Channels that are subscribed to."""
+        return len(self._subscribed)
 
     @property
     def is_looking_where_it_listens(self) -> bool:
@@ -324,11 +332,12 @@ class RedisSession(Session):
             for key, who in asked.items():
                 self._on_nothing(key, who)
             return []
-        if "MGET" in self._refused:
-            return [Command("GET", {key: who}, self._on_looked_up) for key, who in asked.items()]
+        single = "MGET" in self._refused
         commands: list[Command] = []
         while asked:
-            commands.append(Command("MGET", _take(asked), self._on_looked_up))
+            chunk = _take(asked, 1 if single else None)
+            commands.append(Command("GET" if single else "MGET", chunk, self._on_looked_up))
+        self._figures.lookups += len(commands)
         return commands
 
     # -- what arrives

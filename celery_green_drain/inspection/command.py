@@ -33,6 +33,7 @@ def green_drain() -> None:
     "--timeout", type=float, default=5.0, show_default=True, help="Seconds for an answer."
 )
 @click.option("--no-workers", is_flag=True, help="Ask no worker, and send no task.")
+@click.option("--exec", "command", help="Start this web server once, and look how it is patched.")
 @click.option("-v", "--verbose", is_flag=True, help="Show figures and remarks as well.")
 @click.pass_context
 def doctor(
@@ -41,15 +42,17 @@ def doctor(
     fail_level: str,
     timeout: float,
     no_workers: bool,
+    command: str | None,
     verbose: bool,
 ) -> None:
     """Check settings, packages, the result store, the broker and the workers.
 
-    Sends one small task to a worker.
+    Sends one small task to a worker. With --exec "gunicorn -k gevent shop.web:application" it looks
+    into the processes of that server as well, and ends it.
     """
     from .doctor import diagnose
 
-    diagnosis = diagnose(context.obj.app, timeout, workers=not no_workers)
+    diagnosis = diagnose(context.obj.app, timeout, workers=not no_workers, command=command)
     if as_json:
         click.echo(json.dumps(diagnosis.as_dict(), indent=2))
     else:
@@ -69,7 +72,8 @@ def _show(diagnosis: Diagnosis, level: str, verbose: bool) -> None:
             shown = f"{value * 1000:.1f} ms" if isinstance(value, float) else value
             click.echo(f"{name}: {shown}")
     if not diagnosis.at_least("warning"):
-        click.echo(f"All is well: results from {diagnosis.results}{_trip(diagnosis)}.")
+        web = f", web server: {figures['web']}" if "web" in figures else ""
+        click.echo(f"All is well: results from {diagnosis.results}{_trip(diagnosis)}{web}.")
 
 
 def _trip(diagnosis: Diagnosis) -> str:

@@ -42,29 +42,43 @@ class Diagnosis:
         }
 
 
-def diagnose(app: Any, timeout: float = 5.0, workers: bool = True) -> Diagnosis:
+def diagnose(
+    app: Any, timeout: float = 5.0, workers: bool = True, command: str | None = None
+) -> Diagnosis:
     """Check *app*: its settings, what is installed, store, broker, and workers.
 
     :param timeout: seconds to wait for each answer.
     :param workers: whether workers are asked, and a task is sent to one.
+    :param command: what starts the web server, to be started once and looked into.
     """
     with warnings.catch_warnings():
         # This process is patched by nobody, whatever the web process is.
         warnings.simplefilter("ignore", DrainerWarning)
-        return _diagnose(app, timeout, workers)
+        return _diagnose(app, timeout, workers, command)
 
 
-def _diagnose(app: Any, timeout: float, workers: bool) -> Diagnosis:
+def _diagnose(app: Any, timeout: float, workers: bool, command: str | None) -> Diagnosis:
     diagnosis = Diagnosis(result_address(app), broker_address(app))
-    findings, figures = diagnosis.findings, diagnosis.figures
+    findings = diagnosis.findings
     findings.extend(check_packages(app))
     findings.extend(check_settings(app))
-    findings.append(Finding("GD401", "How the web process is patched was not checked."))
-    if diagnosis.at_least("error"):
-        return diagnosis  # the servers cannot be asked as the app would ask them
+    # Otherwise the servers cannot be asked as the app would ask them.
+    if not diagnosis.at_least("error"):
+        _ask_servers(app, timeout, workers, diagnosis)
+    if command is None:
+        findings.append(Finding("GD401", "How the web process is patched was not checked."))
+    else:
+        from .executed import check_command
+
+        findings.extend(check_command(app, command, diagnosis.figures))
+    return diagnosis
+
+
+def _ask_servers(app: Any, timeout: float, workers: bool, diagnosis: Diagnosis) -> None:
     from .stores import check_broker, check_store
     from .workers import check_round_trip, check_workers
 
+    findings, figures = diagnosis.findings, diagnosis.figures
     findings.extend(check_store(app, timeout, figures))
     findings.extend(check_broker(app, timeout))
     if workers and not diagnosis.at_least("error"):
@@ -74,4 +88,3 @@ def _diagnose(app: Any, timeout: float, workers: bool) -> Diagnosis:
     consumer = consumer_of(app)
     if consumer is not None:
         consumer.stop()
-    return diagnosis

@@ -231,7 +231,27 @@ RULES = {
     "GD401": Rule(
         "info",
         "the web process is not seen from here",
-        "Which green library patches it shows only inside: serve "
-        "celery_green_drain.wsgi_report(app) there, or print celery_green_drain.report(app).",
+        "Which green library patches it shows only inside: have the doctor start it, with --exec "
+        "and the command, serve celery_green_drain.wsgi_report(app) there, or print "
+        "celery_green_drain.report(app).",
+    ),
+    "GD402": Rule(
+        "error",
+        "the web process is not patched as it should be",
+        "Results arrive all the same, by a thread, but who waits may block the whole process. Use "
+        "a server that patches, such as gunicorn -k gevent, or patch in the first line of the "
+        "program, before anything is imported.",
+    ),
+    "GD403": Rule(
+        "error",
+        "the web process cannot be looked at",
+        "See that the command starts in this folder, on a port that is free, and that it imports "
+        "this Celery app.",
+    ),
+    "GD404": Rule(
+        "info",
+        "the workers of uWSGI are not seen",
+        "It loads the application in its master and forks in C, so this was the master. Add "
+        "--lazy-apps for this look.",
     ),
 }

@@ -35,7 +35,7 @@ def check_broker(app: Any, timeout: float) -> Iterator[Finding]:
     """See that tasks can be sent."""
     try:
         with app.connection_for_write(connect_timeout=timeout) as connection:
-            connection.ensure_connection(max_retries=1, timeout=timeout)
+            connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=timeout)
     except Exception as exc:
         yield Finding("GD213", f"{broker_address(app)}: {one_line(exc)}")
 
@@ -55,7 +55,7 @@ def _check_queue(app: Any, timeout: float) -> Iterator[Finding]:
     """Declare a queue such as the reply queue, send to it, receive from it, delete it."""
     connection, what = app.connection_for_read(connect_timeout=timeout), "connect"
     try:
-        connection.ensure_connection(max_retries=1, timeout=timeout)
+        connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=timeout)
         with connection, connection.channel() as channel:
             what = "declare a queue"
             name = f"doctor-{uuid()}"
