@@ -25,7 +25,7 @@ export function follow({events, poll}, seen) {
     seen(event, data);
   }
 
-  function askIn(milliseconds) {
+  function askLater(milliseconds) {
     clearTimeout(timer);
     if (poll && !over) timer = setTimeout(ask, milliseconds);
   }
@@ -38,7 +38,7 @@ export function follow({events, poll}, seen) {
     } catch {
       // The server is away: it is asked again, as the events are.
     }
-    askIn(source.readyState === EventSource.OPEN ? SILENCE : PAUSE);
+    askLater(source.readyState === EventSource.OPEN ? SILENCE : PAUSE);
   }
 
   function stop() {
@@ -49,12 +49,12 @@ export function follow({events, poll}, seen) {
 
   for (const event of ["state", "end"]) {
     source.addEventListener(event, ({data}) => {
-      askIn(SILENCE);
+      askLater(SILENCE);
       tell(event, JSON.parse(data));
     });
   }
-  source.addEventListener("error", () => askIn(PAUSE));
-  askIn(SILENCE);
+  source.addEventListener("error", () => askLater(PAUSE));
+  askLater(SILENCE);
   return stop;
 }
 
