@@ -56,7 +56,8 @@ def tiny() -> list[Measurement]:
     for what in full():
         ours = what.store if what.contender == "drained" else ""
         chosen.setdefault((what.case, what.contender, what.library, ours), what)
-    return [replace(what, count=20, patience=20, settle=0.1, effort=0.1) for what in chosen.values()]
+    small = {"count": 20, "patience": 20.0, "settle": 0.1, "effort": 0.1}
+    return [replace(what, **small) for what in chosen.values()]  # type: ignore[arg-type]
 
 
 def _limits() -> Iterator[Measurement]:
