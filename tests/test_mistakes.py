@@ -274,12 +274,6 @@ def _(place: Place) -> Iterator[Any]:
 # -- other stores, and brokers
 
 setting("RabbitMQ is not there", ["GD213"], broker="amqp://guest:pw@127.0.0.1:{free}//")
-setting(
-    "RabbitMQ is not there, for ``rpc://``",
-    ["GD201", "GD213"],
-    broker="amqp://guest:pw@127.0.0.1:{free}//",
-    results="rpc://",
-)
 setting("memcached is not there", ["GD211"], results="cache+pymemcache://127.0.0.1:{free}/")
 
 
