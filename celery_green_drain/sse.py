@@ -14,6 +14,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from celery.exceptions import TimeoutError
@@ -26,11 +28,13 @@ from .watching import State, States, follow
 __all__ = (
     "CONTENT_TYPE",
     "HEADERS",
+    "SCRIPT",
     "describe",
     "django_response",
     "flask_response",
     "format_event",
     "is_over",
+    "poll",
     "stream",
 )
 
@@ -38,6 +42,9 @@ CONTENT_TYPE = "text/event-stream"
 
 #: What a response needs besides, so that no cache and no proxy holds the events back.
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+
+#: A script for pages, to be served as it is: the element ``<task-progress>``, a progress bar.
+SCRIPT = Path(__file__).with_name("static") / "task-progress.js"
 
 #: Seconds of silence after which a comment is sent.
 KEEP_ALIVE = 15.0
@@ -90,6 +97,26 @@ def stream(
             raise ValueError(f"{name} = {seconds!r}: expected a number of seconds greater than 0.")
     states = follow(result, timeout, tick=keep_alive)
     return _events(states, _end_id(result), last_event_id, retry, data)
+
+
+def poll(result: ResultBase, data: Callable[[State], Any] = describe) -> str:
+    """What is known of *result* now, as JSON: for a browser that no events reach.
+
+    It is ``{"event": ..., "data": ...}`` as in :func:`stream`: the newest ``state``, the ``end``,
+    or the event ``none``, without data, where nothing is known so far.
+
+    :param result: as for :func:`~celery_green_drain.watch`, which raises the errors.
+    :param data: as for :func:`stream`.
+    """
+    event, text = "none", "null"
+    if next(leaves(result), None) is None:
+        event, text = "end", _json(NO_MEMBERS)
+    with suppress(TimeoutError):  # not all have ended
+        for state in follow(result, timeout=0):
+            if state is not None:
+                event = "end" if state.last else "state"
+                text = _json(data(state), secret=state.unreadable)
+    return f'{{"event": "{event}", "data": {text}}}'
 
 
 def is_over(result: ResultBase, last_event_id: str | None) -> bool:
@@ -153,7 +180,7 @@ def _events(
                 yield format_event(text, "end" if state.last else "state", event_id)
             begun.add(state.task_id)
         if not begun:  # a group without members
-            yield format_event(_json({"done": 0, "total": 0}), "end", end_id)
+            yield format_event(_json(NO_MEMBERS), "end", end_id)
     except TimeoutError:
         yield format_event("{}", "timeout")
     except DrainerStopped:
@@ -198,6 +225,9 @@ def _end_id(result: ResultBase) -> str:
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(errors="backslashreplace"), digest_size=12).hexdigest()
 
+
+#: The end of a group without members.
+NO_MEMBERS = {"done": 0, "total": 0}
 
 #: What a browser is told in place of the message of an error that is not the task's own.
 UNREADABLE = "The result cannot be read."

@@ -13,7 +13,8 @@ copyright = f"2026, {author}"
 version = release = __version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx_copybutton", "sphinx_design", "before_after"]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "_templates"]
+templates_path = ["_templates"]
 default_role = "code"
 
 autodoc_member_order = "bysource"

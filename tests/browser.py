@@ -22,14 +22,19 @@ def browser(width: int = 1280, height: int = 900, dark: bool = False) -> Iterato
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = Chrome(options, ChromeService(shutil.which("chromedriver")))
     try:
-        # Not the size of the window: Chromium makes none narrower than 500 pixels.
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+        show(driver, width, height, dark)
         yield driver
     finally:
         driver.quit()
+
+
+def show(driver: Chrome, width: int, height: int = 900, dark: bool = False) -> None:
+    """Have the screen be that large, and the system like it dark."""
+    # Not the size of the window: Chromium makes none narrower than 500 pixels.
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
 
 
 class Page:

@@ -113,6 +113,27 @@ def test_no_traceback_leaves_the_house(app: Celery, worker: object) -> None:
     assert ".py" not in text
 
 
+def test_polling_says_what_the_events_say(app: Celery, store: Callable[..., str]) -> None:
+    task_id = uuid()
+    result = app.AsyncResult(task_id)
+    assert json.loads(sse.poll(result)) == {"event": "none", "data": None}
+    step(app, task_id, {"step": 1})
+    state = json.loads(sse.poll(result))
+    assert (state["event"], state["data"]["result"]) == ("state", {"step": 1})
+    members = ResultSet([result, app.AsyncResult(store(5))])
+    of_group = json.loads(sse.poll(members))
+    assert (of_group["event"], of_group["data"]["done"], of_group["data"]["total"]) == (
+        "state",
+        1,
+        2,
+    )
+    app.backend.store_result(task_id, "done", "SUCCESS")
+    end = json.loads(sse.poll(result, data=lambda state: state.result))
+    assert end == {"event": "end", "data": "done"}
+    assert json.loads(sse.poll(members))["event"] == "end"
+    assert json.loads(sse.poll(ResultSet([])))["data"] == {"done": 0, "total": 0}
+
+
 def test_data_of_ones_own(app: Celery, store: Callable[..., str]) -> None:
     result = app.AsyncResult(store(5))
     (event,) = parse(*sse.stream(result, data=lambda state: f"{state.status} {state.result}"))
