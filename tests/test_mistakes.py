@@ -370,7 +370,7 @@ def _(place: Place) -> Iterator[Any]:
 
 def normal(text: str) -> str:
     """*text* without what is another one each time."""
-    text = " ".join(text.split())
+    text = " ".join(text.split()).replace("*", r"\*")
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>", text)
     text = re.sub(r"(127\.0\.0\.1:|localhost:)\d+", r"\1<port>", text)
     text = re.sub(r"\?client_name=\w+", "", text)

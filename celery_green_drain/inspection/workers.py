@@ -77,9 +77,9 @@ def check_round_trip(app: Any, timeout: float, figures: dict[str, Any]) -> Itera
         return
     delivered = time.monotonic() - began
     figures["sent"] = sent - began
-    done = result.date_done
+    done = moment(result.date_done)
     if done is not None:  # by the worker's clock
-        figures["stored"] = moment(done) - at
+        figures["stored"] = done - at
     figures["delivered"] = delivered
     if value != token:
         yield Finding("GD308", f"The worker has returned {value!r:.80} in place of {token!r}.")
