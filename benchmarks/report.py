@@ -14,6 +14,9 @@ from .plan import Measurement
 
 Outcomes = dict[Measurement, list[dict[str, Any]]]
 
+#: What is aimed at: a figure of one measurement, at most so many times the sum of others'.
+AIMS = Path(__file__).with_name("aims.csv")
+
 #: The columns of the table, and what they hold of an outcome.
 FIGURES = {
     "CPU µs": "cpu",
@@ -81,105 +84,25 @@ def table(outcomes: Outcomes) -> list[list[str]]:
 
 def goals(lines: Lines) -> list[list[str]]:
     """What was aimed at, what came out, and whether that is reached, of what was measured."""
-    get, then = "get drained gevent redis", "then drained gevent redis"
-    messages, amqp = lines.of("messages limit gevent redis 10000"), "rabbitmq 10000"
-    wake = {n: lines.of(f"wake limit gevent  {n}") for n in (100, 1000, 10_000, 50_000)}
-    amqp_messages = lines.of(f"messages limit gevent {amqp}")
-    per_wait = lines.of("register limit gevent redis 10000")
-    trip = "trip {} gevent {} {}"
-    aims: list[tuple[str, float, float]] = [
-        *(
-            (
-                f"Redis, get(), {n:,}: CPU µs, 1.6 × (L1 + L3)",
-                lines.of(f"{get} {n}"),
-                1.6 * (messages + wake[n]),
-            )
-            for n in (1000, 10_000, 50_000)
-        ),
-        ("Redis, then(), 10,000: CPU µs, 3.5 × L1", lines.of(f"{then} 10000"), 3.5 * messages),
-        *(
-            (
-                f"RabbitMQ, get(), {n:,}: CPU µs, 1.5 × (L4 + L3)",
-                lines.of(f"get drained gevent rabbitmq {n}"),
-                1.5 * (amqp_messages + wake[n]),
-            )
-            for n in (1000, 10_000)
-        ),
-        (
-            "RabbitMQ, then(), 10,000: CPU µs, 1.6 × L4",
-            lines.of(f"then drained gevent {amqp}"),
-            1.6 * amqp_messages,
-        ),
-        (
-            "get(), 50,000: CPU µs, 1.3 × that at 1,000",
-            lines.of(f"{get} 50000"),
-            1.3 * lines.of(f"{get} 1000"),
-        ),
-        *(
-            (
-                f"eventlet, {case}, {store}: CPU µs, 2 × gevent",
-                lines.of(f"{case} drained eventlet {store} 10000"),
-                2 * lines.of(f"{case} drained gevent {store} 10000"),
-            )
-            for case in ("get", "then")
-            for store in ("redis", "rabbitmq")
-        ),
-        (
-            "Registering 10,000: CPU µs each, 4 × SUBSCRIBE and MGET",
-            lines.of(f"{then} 10000", "registering"),
-            4 * per_wait,
-        ),
-        ("Registering 10,000: commands", lines.of(f"{then} 10000", "commands"), 200),
-        *(
-            (
-                f"Round trip, 50, {store}: wall µs, {stock} / 1.25",
-                lines.of(trip.format("drained", store, 50), "wall"),
-                lines.of(trip.format(stock, store, 50), "wall") / 1.25,
-            )
-            for store, stock in (("redis", "tuned"), ("rabbitmq", "stock"))
-        ),
-        *(
-            (
-                f"Round trip, 500, {store}: p99 ms, 0.6 × {stock}",
-                lines.of(trip.format("drained", store, 500), "p99"),
-                0.6 * lines.of(trip.format(stock, store, 500), "p99"),
-            )
-            for store, stock in (("redis", "tuned"), ("rabbitmq", "stock"))
-        ),
-        (
-            "5,000 requests: wall µs, tuned / 1.3",
-            lines.of("requests drained gevent redis 5000", "wall"),
-            lines.of("requests tuned gevent redis 5000", "wall") / 1.3,
-        ),
-        (
-            "5,000 requests: p99 ms, no stall",
-            lines.of("requests drained gevent redis 5000", "p99"),
-            1000,
-        ),
-        (
-            "10,000 idle waiters: CPU s in 10 s",
-            lines.of("idle drained gevent redis 10000", "cpu"),
-            0.02,
-        ),
-        (
-            "A waiter beyond a greenlet: KB",
-            lines.of(f"{get} 10000", "memory") - lines.of("wake limit gevent  10000", "memory"),
-            5,
-        ),
-        (
-            "Growth over 200,000 results: MB",
-            lines.of("growth drained gevent redis 10000", "growth"),
-            5,
-        ),
-    ]
-    return [
-        ["aim", "measured", "limit", "reached"],
-        *(
-            [name, _text(value), _text(limit), "yes" if value <= limit and value < inf else "no"]
-            for name, value, limit in aims
-            if not (isnan(value) or isnan(limit))
-        ),
-    ]
+    rows = [["aim", "measured", "limit", "reached"]]
+    with AIMS.open(newline="") as file:
+        for aim in csv.DictReader(file):
+            value = _sum(lines, aim["measured"], aim["figure"])
+            limit = _sum(lines, aim["limit"], aim["figure"]) * float(aim["factor"])
+            if not (isnan(value) or isnan(limit)):
+                reached = value <= limit and value < inf
+                rows.append([aim["aim"], _text(value), _text(limit), "yes" if reached else "no"])
+    return rows
+
+
+def _sum(lines: Lines, terms: str, figure: str) -> float:
+    """The sum of *terms*: each a number, or a measurement, of which *figure* counts, or its own."""
+    total = 0.0
+    for term in map(str.strip, terms.split(";")):
+        name, _, own = term.removeprefix("- ").partition(": ")
+        value = float(name) if name.isdigit() else lines.of(name, own or figure)
+        total += -value if term.startswith("- ") else value
+    return total
 
 
 def text(rows: list[list[str]]) -> str:

@@ -77,12 +77,12 @@ class Life:
 
 
 #: The lives of the tasks whose context was copied, by their requests.
-_lives: WeakKeyDictionary[Any, Life] = WeakKeyDictionary()
+lives: WeakKeyDictionary[Any, Life] = WeakKeyDictionary()
 
 
 def _end(task: Any = None, **kwargs: Any) -> None:
     # Called where the task has run, so this is its own request.
-    life = _lives.pop(task.request, None)
+    life = lives.pop(task.request, None)
     if life is not None:
         life.over = True
 
@@ -90,7 +90,7 @@ def _end(task: Any = None, **kwargs: Any) -> None:
 task_postrun.connect(_end)
 
 #: The requests of the tasks that run in this process, by their ids.
-_running: dict[str, Any] = {}
+running: dict[str, Any] = {}
 
 
 def know_running_tasks() -> None:
@@ -101,21 +101,21 @@ def know_running_tasks() -> None:
 
 def request_of(task_id: str) -> Any:
     """The request of a task that runs in this process; None: there is no such task."""
-    return _running.get(task_id)
+    return running.get(task_id)
 
 
 def is_lost() -> bool:
     """Whether the caller is nowhere in a task, while tasks run: mostly in what one has started."""
-    return bool(_running) and not current_task
+    return bool(running) and not current_task
 
 
 def _note_running(task_id: Any = None, task: Any = None, **kwargs: Any) -> None:
-    _running[as_text(task_id)] = task.request
+    running[as_text(task_id)] = task.request
 
 
 def _note_ended(task_id: Any = None, task: Any = None, **kwargs: Any) -> None:
-    if _running.get(as_text(task_id)) is task.request:  # not one that was sent again meanwhile
-        _running.pop(as_text(task_id), None)
+    if running.get(as_text(task_id)) is task.request:  # not one that was sent again meanwhile
+        running.pop(as_text(task_id), None)
 
 
 def without_task(action: str) -> TaskContextError:
@@ -138,7 +138,7 @@ def _current() -> tuple[Any, Any]:
     request = task.request
     if type(request) is Proxy:  # a child of a child
         return task, request
-    life = _lives.setdefault(request, Life())
+    life = lives.setdefault(request, Life())
     name = f"{task.name}[{request.id}]"
     return _guarded(task, life, name), _guarded(request, life, name)
 

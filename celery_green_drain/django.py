@@ -16,9 +16,11 @@ def close_old_connections() -> None:
     Raises nothing: this is a clean-up for somebody else. Django may be there only because some
     library has imported it, and then it has no settings, and so no connections.
     """
-    django_db, conf = (sys.modules.get(name) for name in ("django.db", "django.conf"))
+    django_db = sys.modules.get("django.db")
+    if django_db is None:
+        return
     try:
-        if django_db is not None and conf is not None and conf.settings.configured:
+        if sys.modules["django.conf"].settings.configured:
             django_db.close_old_connections()
     except Exception as exc:
         logger.warning("Closing old connections of Django failed: %s: %s", type(exc).__name__, exc)

@@ -161,7 +161,7 @@ class Figures:
         self._lags: deque[tuple[float, float]] = deque(maxlen=KEPT)
         self._sampled = 0.0
         #: Callbacks that run now.
-        self.running: set[object] = set()
+        self._running: set[object] = set()
         self._may_warn = iter((True,))  # gives that to one thread only
         self._callbacks_run = 0
         self._callbacks_raised = 0
@@ -221,17 +221,18 @@ class Figures:
 
     def callback_begins(self, callback: object) -> None:
         """*callback* runs from now on. Many at once are warned of, once."""
-        self.running.add(callback)
-        if len(self.running) > MANY and next(self._may_warn, False):
+        self._running.add(callback)
+        if len(self._running) > MANY and next(self._may_warn, False):
             logger.warning(
                 "%d callbacks run at once, and each holds a greenlet, or a thread, until it ends. "
                 "If they wait for something that may not come, let them give up after a while. "
                 "statistics().callbacks_running says how many there are.",
-                len(self.running),
+                len(self._running),
             )
 
-    def callback_over(self, raised: bool) -> None:
-        """A callback has ended, in any thread. A green library's lock would cost more than that."""
+    def callback_over(self, callback: object, raised: bool) -> None:
+        """*callback* has ended, in any thread. A green library's lock would cost more than that."""
+        self._running.discard(callback)
         self._over.append(raised)
         if len(self._over) > KEPT:
             self._count_callbacks()
@@ -255,7 +256,7 @@ class Figures:
             **{name: getattr(self, name) for name in COUNTED},
             "callbacks_run": self._callbacks_run,
             "callbacks_raised": self._callbacks_raised,
-            "callbacks_running": len(self.running),
+            "callbacks_running": len(self._running),
             "lag_p50": _percentile(lags, 0.5),
             "lag_p99": _percentile(lags, 0.99),
             "lag": self.lag.histogram(),

@@ -1,7 +1,7 @@
-"""Pending results: task id → who wants it, so that one result wakes exactly those.
+"""What is pending: a result, with the waits and callbacks that it is to serve, and a wait.
 
-Only the drain loop touches the table. Everybody else asks for a change through
-``ResultConsumer.want()`` and ``drop()``, which take no lock: finalisers call them too.
+They ask the drain loop through ``ResultConsumer.want()`` and ``drop()``, which take no lock:
+finalisers call them too. The loop has all of them in its :class:`~.table.PendingTable`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Optional, Protocol
 
 from celery import states
 from vine.abstract import Thenable
 
-from .copies import Own, own_error, same_state, snapshot
+from .copies import own_error, snapshot
 from .drainers.base import Drainer
-from .figures import Figures
 from .internals import as_text, known, learn
 from .lateness import timed_out
 from .promises import Loop, Promise, failure
@@ -30,7 +29,7 @@ __all__ = (
     "Consumer",
     "Meta",
     "PendingResult",
-    "PendingTable",
+    "Read",
     "Wait",
     "deadline",
 )
@@ -76,13 +75,21 @@ class Inbox(Protocol):
     def __len__(self) -> int: ...
 
 
+class Table(Protocol):
+    """What is known in the drain loop."""
+
+    def state(self, task_id: str) -> str | None:
+        """The latest state of a task that has not ended; None: none was seen. For everybody."""
+
+
 class Consumer(Loop, Protocol):
     """What waits and pending results need of a result consumer."""
 
     @property
     def drainer(self) -> Drainer: ...
 
-    table: PendingTable
+    @property
+    def table(self) -> Table: ...
 
     def want(self, pending: PendingResult, wait: Wait | None = None) -> None: ...
 
@@ -226,7 +233,7 @@ class PendingResult(Promise):
         self.consumer = consumer
         self.task_id = as_text(result.id)
         #: Where it belongs. After a fork the child has a table of its own.
-        self.table: PendingTable = consumer.table
+        self.table: Table = consumer.table
         #: Whether it stands in that table. Set by the drain loop alone.
         self.listed = False
         #: Who is in ``get()`` for it: an ordered set.
@@ -347,188 +354,5 @@ class PendingResult(Promise):
     def _error(self, result: Any) -> BaseException | None:
         return failure(result) if self.error is None else self.error
 
-    def _name(self, result: Any) -> str:
+    def name(self, result: Any) -> str:
         return f"task {quoted(self.task_id)}"
-
-
-class Entry:
-    """All that is known of one task id."""
-
-    __slots__ = ("latest", "pending", "pristine", "since", "status", "stored")
-
-    def __init__(self) -> None:
-        #: Since when it is waited for, by the monotonic clock.
-        self.since = time.monotonic()
-        #: An ordered set.
-        self.pending: dict[PendingResult, None] = {}
-        #: Reads the latest state before the last; None: there was none.
-        self.latest: Read | None = None
-        #: That state, where nobody has it who may change it.
-        self.pristine: Meta | None = None
-        #: The name of that state.
-        self.status: str | None = None
-        #: Whether the store may know better: it was read from there and its message may be on
-        #: the way still, or messages may have been lost.
-        self.stored = False
-
-    def is_latest(self, meta: Meta) -> bool:
-        """Whether *meta* says what the latest state says."""
-        if self.latest is None:
-            return False
-        same = same_state(meta, self.latest() if self.pristine is None else self.pristine)
-        if same:
-            self.pristine = meta
-        return same
-
-    def notify(self, meta: Meta, read: Read) -> None:
-        """Tell a new state to those who want each."""
-        self.latest, own = read, Own(meta, read)
-        for pending in self.pending:
-            for wait in snapshot(pending.waits):
-                if wait.messages:
-                    wait.tell(pending, read, own)
-        self.pristine = own.unused
-
-
-class PendingTable:
-    """Task id → :class:`Entry`. Used by the drain loop alone."""
-
-    def __init__(self, figures: Figures) -> None:
-        self._figures = figures
-        #: The one first that is waited for longest.
-        self._entries: dict[str, Entry] = {}
-        #: Since when each that is to call back is listed, the longest first.
-        self._since: OrderedDict[PendingResult, float] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, task_id: str) -> bool:
-        return task_id in self._entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def add(self, pending: PendingResult, wait: Wait | None = None) -> bool:
-        """List *pending*, for *wait* if it is one that asks; return whether its id is new."""
-        if pending.ready or not pending.wanted:
-            return False
-        entry = self._entries.get(pending.task_id)
-        new = entry is None
-        if entry is None:
-            entry = self._entries[pending.task_id] = Entry()
-        if entry.latest is not None and wait is not None and wait.messages:
-            wait.tell(pending, entry.latest, entry.latest)
-        entry.pending[pending] = None
-        pending.listed = True
-        if wait is None:
-            self._renew(pending)
-        return new
-
-    @property
-    def entries(self) -> dict[str, Entry]:
-        """A copy of all entries. For everybody: the loop goes on meanwhile."""
-        return self._entries.copy()
-
-    @property
-    def oldest(self) -> float | None:
-        """Seconds that the first has been waited for; None: there is none. For everybody."""
-        try:
-            entry = next(iter(self._entries.values()), None)
-        except RuntimeError:
-            return None  # it was just replaced
-        return None if entry is None else time.monotonic() - entry.since
-
-    def state(self, task_id: str) -> str | None:
-        """The latest state of a task that has not ended; None: none was seen. For everybody."""
-        entry = self._entries.get(task_id)
-        return None if entry is None else entry.status
-
-    def _renew(self, pending: PendingResult) -> None:
-        self._since[pending] = time.monotonic()
-        self._since.move_to_end(pending)
-
-    def _unlist(self, pending: PendingResult) -> None:
-        pending.listed = False
-        self._since.pop(pending, None)
-
-    @property
-    def calls(self) -> int:
-        """How many are to call back. For everybody."""
-        return len(self._since)
-
-    def overdue(self, age: float) -> Iterator[PendingResult]:
-        """Yield those that were to call back *age* seconds ago, and that nobody waits for."""
-        latest = time.monotonic() - age
-        while self._since:
-            pending, since = next(iter(self._since.items()))
-            if since > latest:
-                return
-            if pending.waits:
-                self._renew(pending)  # it is still expected
-            else:
-                del self._since[pending]
-                yield pending
-
-    def discard(self, pending: PendingResult) -> bool:
-        """Unlist *pending*, unless it is wanted again; return whether that leaves its id free."""
-        entry = self._entries.get(pending.task_id)
-        if entry is None or not pending.listed or (pending.wanted and not pending.ready):
-            return False
-        entry.pending.pop(pending, None)
-        self._unlist(pending)
-        if entry.pending:
-            return False
-        del self._entries[pending.task_id]
-        return True
-
-    def update(self, task_id: str, meta: Meta, read: Read, stored: bool = False) -> bool:
-        """Hand *meta* to all that wait for *task_id*; return whether that was the last state.
-
-        Handing over is idempotent: a result that comes again finds nobody.
-
-        :param read: reads it anew, for each further one who waits.
-        :param stored: it was read from the store, not sent as a message.
-        """
-        entry = self._entries.get(task_id)
-        if entry is None:
-            return False
-        if meta["status"] in states.READY_STATES:
-            del self._entries[task_id]
-            self._figures.result(meta, entry.since)
-            first: Meta | None = meta
-            for pending in entry.pending:
-                self._unlist(pending)
-                pending.resolve(first, read)
-                first = None
-            return True
-        if stored and entry.latest is not None and not entry.stored:
-            return False  # its message was faster
-        repeated = entry.stored and entry.is_latest(meta)
-        entry.stored, entry.status = stored, meta["status"]
-        if not repeated:
-            entry.notify(meta, read)
-        return False
-
-    def doubt(self) -> None:
-        """Messages may have been lost: take the store's word for what came last."""
-        for entry in self._entries.values():
-            entry.stored = True
-
-    def fail(self, task_ids: Iterable[str], error: Exception) -> None:
-        """Give all that wait for *task_ids* an error in place of the result."""
-        for task_id in snapshot(task_ids):
-            entry = self._entries.pop(task_id, None)
-            for pending in entry.pending if entry else ():
-                self._unlist(pending)
-                pending.fail(error)
-
-    def interrupt(self, error: Callable[[str], Exception]) -> int:
-        """End all waits with what *error* makes of a task id; return how many. Callbacks stay."""
-        count = 0
-        for entry in self._entries.values():
-            for pending in entry.pending:
-                for wait in snapshot(pending.waits):
-                    wait.interrupt(error(pending.task_id))
-                    count += 1
-        return count

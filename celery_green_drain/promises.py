@@ -54,6 +54,15 @@ class Loop(Protocol):
         """Send *signal*, beside the drain loop, to whoever listens."""
 
 
+class Chained(Protocol):
+    """What a callback is chained to."""
+
+    loop: Loop
+
+    def name(self, result: Any) -> str:
+        """What the log calls it, with its *result*."""
+
+
 class Callback:
     """A user's callback, with the context that it was given in, for the process that gave it."""
 
@@ -65,33 +74,33 @@ class Callback:
         self._context = contextvars.copy_context()
         self._pid = os.getpid()
 
-    def run(self, loop: Loop, name: str, error: BaseException | None, *args: Any) -> None:
+    def run(self, of: Chained, error: BaseException | None, *args: Any) -> None:
         """Call it with *args*, in this greenlet. What it raises is logged, and reaches nobody else.
 
-        :param loop: what is told of it.
-        :param name: what the log calls the result.
+        :param of: what it is chained to.
         :param error: the exception of a failed task, for ``on_error``.
         """
         # Greenlets exist in a forked child as well: what is on its way there is its parent's.
         if os.getpid() != self._pid:
             return
         raised: BaseException | None = None
-        figures = loop.figures
+        figures = of.loop.figures
         figures.callback_begins(self)
         try:
-            raised = self._context.run(self._run, name, error, args)
+            raised = self._context.run(self._run, error, args)
         finally:  # also where it is killed
-            figures.running.discard(self)
-            figures.callback_over(raised is not None)
+            figures.callback_over(self, raised is not None)
         if raised is not None:
-            loop.tell(callback_raised, name=name, exception=raised)
+            name = of.name(*args)
+            logger.error("A callback of %s raised.", name, exc_info=raised)
+            of.loop.tell(callback_raised, name=name, exception=raised)
 
-    def _run(
-        self, name: str, error: BaseException | None, args: tuple[Any, ...]
-    ) -> BaseException | None:
+    def _run(self, error: BaseException | None, args: tuple[Any, ...]) -> BaseException | None:
         try:
             try:
-                if error is not None and getattr(self.target, "on_error", None):
+                if error is None:
+                    self.target(*args)
+                elif getattr(self.target, "on_error", None):
                     # Those that are chained to it are told as well.
                     self.target.throw(error, propagate=False)
                 elif not isinstance(error, ResultNeverCame):
@@ -101,7 +110,6 @@ class Callback:
                 close_old_connections()
         except (Exception, SystemExit) as exc:
             # Under green threads sys.exit() would end the main greenlet, and everybody's request.
-            logger.exception("A callback of %s raised.", name)
             return exc
         return None
 
@@ -150,7 +158,7 @@ class Promise:
     def throw(self, exc: Any = None, tb: Any = None, propagate: bool = True) -> None:
         """Raise the exception of a failed task; callbacks have been told by then."""
         if exc is None:
-            exc = _unnamed(self._name(self._ref()), exc)
+            exc = _unnamed(self.name(self._ref()), exc)
         # A copy, as this one is in the result, for whoever else asks it.
         raise own_error(exc).with_traceback(tb)
 
@@ -175,23 +183,22 @@ class Promise:
             self._call_all(self._ref())
 
     def _call_all(self, result: Any) -> None:
-        if not (self._barriers or self._callbacks):
-            return
         # Taken one by one, so that two threads here at once call nothing twice.
-        for waiting in _taken(self._barriers):
-            # In the loop, as a barrier counts wrong where two count at once.
-            self.loop.in_loop(Gate.of(waiting, self.loop).count, waiting, result)
-        if result is None or not self._callbacks:
-            return
-        error = self._error(result)
-        for callback in _taken(self._callbacks):
-            own = None if error is None else own_error(error)
-            self.loop.call(callback.run, self.loop, self._name(result), own, result)
+        if self._barriers:
+            for waiting in _taken(self._barriers):
+                # In the loop, as a barrier counts wrong where two count at once.
+                self.loop.in_loop(Gate.of(waiting, self.loop).count, waiting, result)
+        if self._callbacks and result is not None:
+            error = self._error(result)
+            for callback in _taken(self._callbacks):
+                own = None if error is None else own_error(error)
+                self.loop.call(callback.run, self, own, result)
 
     def _error(self, result: Any) -> BaseException | None:
         raise NotImplementedError("subclass responsibility")
 
-    def _name(self, result: Any) -> str:
+    def name(self, result: Any) -> str:
+        """What the log calls it."""
         raise NotImplementedError("subclass responsibility")
 
 
@@ -253,7 +260,7 @@ class PendingSet(Promise):
         errors = (failure(leaf) for leaf in leaves(result))
         return next((error for error in errors if error is not None), None)
 
-    def _name(self, result: Any) -> str:
+    def name(self, result: Any) -> str:
         return f"group {quoted(result.id)}" if hasattr(result, "id") else f"{len(result)} results"
 
 
@@ -320,10 +327,13 @@ class Gate:
             result_set.on_ready = PendingSet(result_set, self)
         if result_set is None:
             target = Callback(_thenable(callback, on_error))
-            callback = partial(self.loop.call, target.run, self.loop, "a barrier", None)
+            callback = partial(self.loop.call, target.run, self, None)
         self._listeners.append(callback)
         if self._early or self.ready:
             self.loop.in_loop(self._attend)
+
+    def name(self, result: Any = None) -> str:
+        return "a barrier"
 
     def count(self, waiting: barrier, result: Any) -> None:
         """Have the barrier count *result*: in the drain loop."""

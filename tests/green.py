@@ -139,6 +139,17 @@ def crowd(count: int, function: Callable[[int], Any], timeout: float = 120) -> l
     return outcomes
 
 
+def green_timeout(seconds: float) -> Any:
+    """A timeout of the green library that patched this process; it raises nothing outside."""
+    if MODE == "gevent":
+        import gevent
+
+        return gevent.Timeout(seconds, False)
+    import eventlet
+
+    return eventlet.Timeout(seconds, False)
+
+
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:
     """Return what *condition* says once it is true, or fail with *what* was waited for."""
     deadline = time.monotonic() + timeout

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery_green_drain.consumers.base import ResultConsumer
 from celery_green_drain.drainers.base import Drainer
-from celery_green_drain.pending import PendingTable
+from celery_green_drain.table import PendingTable
 
 __all__ = ("watch_the_table",)
 

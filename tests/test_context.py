@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from celery_green_drain import TaskContextError, context, copy_current_task_cont
 
 from . import tasks
 from .green import GREEN, crowd, spawn, wait_until
+from .program import command
 from .servers import UNMEASURED, RedisServer, Worker
 
 
@@ -207,7 +207,7 @@ def test_no_task_is_kept(app: Celery) -> None:
     for _ in range(5):
         run(app, task)
         called()
-    wait_until(lambda: gc.collect() >= 0 and not context._lives, "the end of all requests")
+    wait_until(lambda: gc.collect() >= 0 and not context.lives, "the end of all requests")
 
 
 def test_the_private_names_of_celery_are_there() -> None:
@@ -218,24 +218,9 @@ def test_the_private_names_of_celery_are_there() -> None:
     assert context.pop_current_task is _state.pop_current_task
 
 
-WITHOUT = """
-from celery import Celery, _state, current_task
-del _state.push_current_task, _state.pop_current_task
-from celery_green_drain import copy_current_task_context
-from tests.green import crowd
-
-@Celery(set_as_current=False).task(bind=True)
-def task(self):
-    child = copy_current_task_context(lambda _: (self.request.id, bool(current_task)))
-    return crowd(1, child)
-
-print(task.apply(task_id="known").result)
-"""
-
-
 def test_without_the_private_names_of_celery() -> None:
     script = subprocess.run(
-        [sys.executable, "-c", WITHOUT],
+        command("without_private_names"),
         env={**UNMEASURED, "TESTS_MODE": "unpatched"},
         capture_output=True,
         text=True,
@@ -263,7 +248,7 @@ def test_children_that_know_the_id_alone(app: Celery) -> None:
     assert "TaskContextError: update_state() was called without a task id" in refused
     assert "task_id = self.request.id" in refused
     assert "copy_current_task_context()" in refused
-    assert task_id not in context._running
+    assert task_id not in context.running
 
 
 def test_a_task_that_is_called_as_a_function_may_report(make: Callable[..., Celery]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,22 @@ def test_what_waits_has_its_greenlet_alone(runner: CallbackRunner, spawned: list
     wait_until(lambda: len(calls) == MANY, "all that do not wait")
     over.set()
     wait_until(lambda: all(greenlet.dead for greenlet in spawned), "the end of the others")
+
+
+def test_what_raises_is_logged_and_ends_nobody(
+    runner: CallbackRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A green library hands it to whoever has resumed the greenlet, perhaps to its hub."""
+    calls: list[int] = []
+
+    def fail() -> None:
+        time.sleep(0)
+        raise EOFError("on purpose")
+
+    runner.call(fail)
+    runner.call(calls.append, 1)
+    wait_until(lambda: calls and "on purpose" in caplog.text, "the call and the line in the log")
+    wait_until(lambda: not len(runner), "the end of both")
 
 
 def test_what_is_called_while_all_wait(runner: CallbackRunner) -> None:

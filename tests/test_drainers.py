@@ -22,7 +22,7 @@ from .green import DRAINER, GREEN, crowd, drain_loops, in_native_thread, kill, s
 from .servers import RedisServer
 from .tasks import make_app
 
-Own: Any = drainers._ours(DRAINER)
+Own: Any = drainers.ours(DRAINER)
 
 
 class Stub:

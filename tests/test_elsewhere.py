@@ -47,7 +47,7 @@ def test_a_worker_on_the_same_one(
     app = make()
     await_by_message(app, storing(app)).forget()
     check = app.backend.result_consumer.check
-    assert not check._over  # a result that was removed says nothing
+    assert not check.over  # a result that was removed says nothing
     await_by_message(app, storing(app))
-    wait_until(lambda: check._over, "the look")
+    wait_until(lambda: check.over, "the look")
     assert "does not hold it" not in caplog.text

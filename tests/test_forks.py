@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from celery import Celery, uuid
 
+from .conftest import Line
 from .green import GREEN, MODE, spawn_get, wait_until
 from .servers import RedisServer
 
@@ -31,15 +33,15 @@ if MODE == "gevent":
     FORKS["gevent"] = fork_and_watch
 
 
-def fork(how: str) -> None:
+def fork(how: str, seconds: float = 0.2) -> None:
     """Fork a child that lets all its greenlets run, and be busy until it has."""
     pid = FORKS[how]()
     if pid == 0:
         try:
-            time.sleep(0.2)
+            time.sleep(seconds)
         finally:
             os._exit(0)
-    spin(0.3)
+    spin(1.5 * seconds)
     wait_until(lambda: has_ended(pid), "the end of the child")
 
 
@@ -93,6 +95,28 @@ def test_while_messages_arrive(how: str, app: Celery, results: RedisServer) -> N
         wait_until(lambda: not results.subscriptions(), "the end of the subscriptions")
     publisher.close()
     assert app.backend.result_consumer.statistics().connects == 1
+
+
+@pytest.mark.skipif(MODE != "gevent", reason="eventlet's hub cannot be forked in the middle")
+@pytest.mark.parametrize("steps", range(3))
+def test_while_the_loop_connects(steps: int, line: Line) -> None:
+    """There it waits inside of another library, which does not look."""
+    from gevent.socket import wait_read
+
+    receiver, sender = socket.socketpair()
+    app, store = line.connect()
+    consumer = app.backend.result_consumer
+    consumer.start()
+    for _ in range(steps):
+        time.sleep(0)
+    spin(0.02)  # the next answer is there now
+    sender.send(b"0")
+    wait_read(receiver.fileno())  # so both are in one turn of the hub, and either comes first
+    fork("python", seconds=0.05)
+    assert app.AsyncResult(store(steps)).get(timeout=20) == steps
+    assert (consumer.statistics().connects, consumer.statistics().outages) == (1, 0)
+    receiver.close()
+    sender.close()
 
 
 @pytest.mark.parametrize("how", FORKS)

@@ -15,7 +15,7 @@ from celery import Celery, uuid
 from celery.result import ResultSet
 
 from .conftest import Gunicorn, in_gunicorn
-from .green import GREEN, MODE, kill, spawn, wait_until
+from .green import GREEN, green_timeout, kill, spawn, wait_until
 from .servers import RedisServer, Worker
 
 pytestmark = pytest.mark.kinds("redis", "rpc, rabbitmq")
@@ -30,16 +30,6 @@ def pending(app: Celery) -> int:
 
 def get(app: Celery, task_id: str, outcome: list[Any]) -> None:
     outcome.append(app.AsyncResult(task_id).get(timeout=60))
-
-
-def green_timeout(seconds: float) -> Any:
-    if MODE == "gevent":
-        import gevent
-
-        return gevent.Timeout(seconds, False)
-    import eventlet
-
-    return eventlet.Timeout(seconds, False)
 
 
 @green

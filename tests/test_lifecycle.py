@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -24,11 +23,11 @@ from celery_green_drain import DrainerStopped
 
 from .conftest import Gunicorn, in_gunicorn, storing
 from .green import DRAINER, GREEN, MODE, crowd, drain_loops, size, spawn, wait_until
+from .program import command, run
 from .proxy import proxied
 from .rabbitmq import RabbitServer
 from .servers import UNMEASURED, Process, RedisServer, Worker, free_port
 from .tasks import make_app
-from .test_processes import run_exit
 
 KINDS = ("redis", "rpc")
 
@@ -260,44 +259,9 @@ def test_an_outage_does_not_count(
 # -- forks
 
 
-BILLIARD = """
-import os, sys
-from tests.launch import patch
-mode, broker, results, drainer = sys.argv[1:]
-patch(mode)
-import billiard
-from tests.tasks import make_app
-from tests.green import drain_loops
-app = make_app(broker, results, result_drainer=drainer)
-
-def use(value):
-    with app.connection_for_write() as connection:
-        result = app.tasks["nap"].apply_async((0.1, value), connection=connection)
-        assert result.get(timeout=30) == value
-
-def child(number):
-    use(number)
-    assert app.backend.result_consumer.statistics().connects == 1
-    assert drain_loops() == 1
-    app.backend.result_consumer.stop()
-
-use("before")
-context = billiard.get_context("fork")
-children = [context.Process(target=child, args=(number,)) for number in range(3)]
-for process in children:
-    process.start()
-use("parent")
-for process in children:
-    process.join(60)
-assert [process.exitcode for process in children] == [0, 0, 0]
-assert app.backend.result_consumer.statistics().connects == 1
-print("fine")
-"""
-
-
 def test_billiard(conf: list[str]) -> None:
     """What Celery's prefork pool forks with."""
-    script = run_exit(BILLIARD, *conf, timeout=100)
+    script = run("billiard_children", *conf, timeout=100)
     assert (script.returncode, script.stdout) == (0, "fine\n"), script.stderr
     assert "Traceback" not in script.stderr
 
@@ -317,34 +281,12 @@ def test_a_prefork_worker_whose_tasks_wait(
         worker.end()
 
 
-EVENTLET = """
-import os, sys
-from tests.launch import patch
-patch("eventlet")
-import eventlet
-from eventlet import wsgi
-import tests.site
-listener = eventlet.listen(("127.0.0.1", int(sys.argv[1])))
-tests.site.use()  # before the fork
-children = []
-for _ in range(4):
-    pid = os.fork()
-    if pid == 0:
-        wsgi.server(listener, tests.site.application, log_output=False)
-        os._exit(0)
-    children.append(pid)
-print("ready", flush=True)
-for pid in children:
-    os.waitpid(pid, 0)
-"""
-
-
 @pytest.mark.skipif(GREEN, reason="they are processes of their own")
 def test_eventlet_by_hand(conf: list[str]) -> None:
     """Used, then forked into four processes that listen on one socket, as gunicorn would."""
     port = free_port()
     process = Process(
-        *(sys.executable, "-c", EVENTLET, str(port)),
+        *command("eventlet_site", str(port)),
         SITE_BROKER=conf[0],
         SITE_RESULTS=conf[1],
         SITE_DRAINER="eventlet",
@@ -370,29 +312,6 @@ def test_eventlet_by_hand(conf: list[str]) -> None:
 # -- the end of processes
 
 
-EXIT = """
-import sys, time
-from tests.launch import patch
-mode, broker, results, drainer, read, count = sys.argv[1:]
-patch(mode)
-from celery import uuid
-from tests.green import spawn, wait_until
-from tests.tasks import make_app
-made = [
-    make_app(broker, results, result_drainer=drainer, broker_read_url=read or broker)
-    for _ in range(int(count))
-]
-import logging
-logging.getLogger("celery_green_drain").setLevel(logging.CRITICAL)
-for app in made:
-    app.AsyncResult(uuid()).then(print, print)
-    spawn(app.AsyncResult(uuid()).get)
-wait_until(lambda: all(a.backend.result_consumer.statistics().pending for a in made), "the waits")
-print("ends", flush=True)
-sys.stdin.readline()
-"""
-
-
 @pytest.mark.parametrize("fault", ["refuse", "swallow"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_end_of_the_interpreter_in_an_outage(
@@ -405,7 +324,7 @@ def test_the_end_of_the_interpreter_in_an_outage(
         urls = [broker.url(), passing] if kind == "redis" else [rabbit.url(), "rpc://"]
         script = subprocess.Popen(
             [
-                *(sys.executable, "-c", EXIT, MODE, *urls, DRAINER),
+                *command("end_in_an_outage", MODE, *urls, DRAINER),
                 *("" if kind == "redis" else passing, "4"),
             ],
             env=UNMEASURED,

@@ -27,7 +27,7 @@ class Consumer:
 
 @pytest.fixture
 def mailbox() -> Iterator[Mailbox]:
-    drainer: Any = drainers._ours(DRAINER)(Consumer())
+    drainer: Any = drainers.ours(DRAINER)(Consumer())
     yield drainer.mailbox
     drainer.mailbox.close()
 

@@ -12,43 +12,20 @@ import pytest
 from celery_green_drain import drainers
 
 from .green import DRAINER, GREEN, wait_until
+from .program import run
 from .servers import RedisServer
-from .test_processes import run_exit
 
 #: As that which a trace or the id of a request is kept in.
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="none")
 
-Own: Any = drainers._ours(DRAINER)
-
-DJANGO = """
-import logging, sys
-from tests.launch import patch
-mode, broker, *urls, drainer = sys.argv[1:]
-patch(mode)
-logging.basicConfig(level=logging.WARNING)
-import django.db  # as some library does that looks whether it is in use
-from celery import uuid
-from tests.green import wait_until
-from tests.tasks import make_app
-for url in urls:
-    app = make_app(broker, url, result_drainer=drainer)
-    calls = []
-    result = app.AsyncResult(uuid())
-    result.then(lambda result: calls.append(result.get()))
-    app.backend.store_result(result.id, 42, "SUCCESS")
-    wait_until(lambda: calls == [42], "the callback")
-    assert app.AsyncResult(result.id).state == "SUCCESS"
-    assert app.AsyncResult(result.id).get(timeout=20) == 42
-    app.backend.result_consumer.stop()
-print("fine")
-"""
+Own: Any = drainers.ours(DRAINER)
 
 
 def test_django_that_is_imported_and_not_configured(
     broker: RedisServer, results: RedisServer, tmp_path: Path
 ) -> None:
     urls = [results.url(), f"db+sqlite:///{tmp_path}/results.sqlite3"]
-    script = run_exit(DJANGO, broker.url(), *urls)
+    script = run("django_unconfigured", broker.url(), *urls)
     assert (script.returncode, script.stdout, script.stderr) == (0, "fine\n", "")
 
 
@@ -87,41 +64,8 @@ def test_the_loop_is_not_in_the_context_of_the_first_request() -> None:
     assert looking.seen == {"none"}
 
 
-INSTRUMENTED = """
-import contextvars, sys, threading
-from tests.launch import patch
-patch(sys.argv[1])
-request_id = contextvars.ContextVar("request_id", default="none")
-start = threading.Thread.start
-
-def start_in_context(thread):
-    # As Sentry and OpenTelemetry do.
-    run = thread.run
-    thread.run = lambda context=contextvars.copy_context(): context.run(run)
-    start(thread)
-
-threading.Thread.start = start_in_context
-from celery_green_drain import drainers
-from tests.green import wait_until
-seen = set()
-
-class Consumer:
-    def drain_events(self, timeout=None):
-        seen.add(request_id.get())
-        drainer.sleep(0.01)
-
-consumer = Consumer()
-drainer = drainers._ours(sys.argv[-1])(consumer)
-request_id.set("42")
-drainer.start()
-wait_until(lambda: seen, "a turn")
-drainer.stop()
-print(*seen)
-"""
-
-
 def test_the_loop_where_threads_inherit_their_context() -> None:
-    script = run_exit(INSTRUMENTED)
+    script = run("instrumented")
     assert (script.returncode, script.stdout, script.stderr) == (0, "none\n", "")
 
 

@@ -7,7 +7,6 @@ import pickle
 import signal
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
@@ -26,12 +25,12 @@ from celery_green_drain import DrainerStopped, sse, watch
 from celery_green_drain.consumers import polled
 
 from .green import DRAINER, GREEN, crowd, kill, size, spawn, spawn_get, wait_until
+from .program import command, run, run_fine
 from .servers import RedisServer, Worker
 from .sse_client import parse
 from .stores import MemcachedServer, OwnStore, PostgresServer, Store
 from .tasks import make_app
-from .test_processes import EXIT, run_exit, run_fine
-from .test_watching import Watcher
+from .watcher import Watcher
 
 NAMES = ("sqlite", "postgres", "memcached", "file", "django-db", "django-cache", "own")
 
@@ -428,16 +427,6 @@ class Ticker:
         return self.longest
 
 
-LOCK = """
-import sqlite3, sys, time
-connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-connection.execute("BEGIN EXCLUSIVE")
-print("locked", flush=True)
-time.sleep(float(sys.argv[2]))
-connection.execute("COMMIT")
-"""
-
-
 @pytest.mark.parametrize("name", ["sqlite", "django-db"])
 def test_a_locked_database_stalls_nobody_else(
     make: Callable[..., Celery], stores: dict[str, Store], django: Path, name: str
@@ -448,7 +437,7 @@ def test_a_locked_database_stalls_nobody_else(
     wait_until(lambda: app.backend.result_consumer.connections, "the first look")
     file = django / "db.sqlite3" if name == "django-db" else stores[name].url.partition(":///")[2]
     with subprocess.Popen(
-        [sys.executable, "-c", LOCK, str(file), "2"], stdout=subprocess.PIPE, text=True
+        command("lock", str(file), "2"), stdout=subprocess.PIPE, text=True
     ) as locker:
         assert locker.stdout is not None
         assert locker.stdout.readline() == "locked\n"
@@ -667,13 +656,13 @@ def test_single_look_ups_serve_where_those_for_many_fail(
 
 @pytest.mark.parametrize("name", ["sqlite", "memcached"])
 def test_fork(stores: dict[str, Store], broker: RedisServer, name: str) -> None:
-    run_fine("tests.forking", broker.url(), stores[name].url)
+    run_fine("forking", broker.url(), stores[name].url)
 
 
 def test_the_end_of_the_interpreter_is_silent(
     stores: dict[str, Store], broker: RedisServer
 ) -> None:
-    script = run_exit(EXIT, broker.url(), stores["sqlite"].url, "0")
+    script = run("end", broker.url(), stores["sqlite"].url, "0")
     assert (script.returncode, script.stdout) == (0, "")
     assert script.stderr.count("\n") == 1
     assert "10 results that callbacks wait for" in script.stderr

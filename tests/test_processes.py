@@ -2,101 +2,35 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from .conftest import Gunicorn, in_gunicorn
-from .green import DRAINER, MODE, wait_until
+from .green import wait_until
+from .program import run, run_fine
 from .rabbitmq import RabbitServer
-from .servers import UNMEASURED, RedisServer
+from .servers import RedisServer
 
 
 def test_fork(broker: RedisServer, results: RedisServer) -> None:
-    run_fine("tests.forking", broker.url(), results.url("web"))
+    run_fine("forking", broker.url(), results.url("web"))
 
 
 def test_fork_rpc(rabbit: RabbitServer, rabbit_worker: object) -> None:
     before = rabbit.queues()
-    run_fine("tests.forking_rpc", rabbit.url())
+    run_fine("forking_rpc", rabbit.url())
     assert rabbit.queues() == before
-
-
-def run_exit(script: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run *script* to its end, which is to come within *timeout* seconds."""
-    return subprocess.run(
-        [sys.executable, "-c", script, MODE, *arguments, DRAINER],
-        env=UNMEASURED,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-
-
-def run_fine(module: str, *arguments: str) -> None:
-    script = subprocess.run(
-        [sys.executable, "-m", module, MODE, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert script.stdout.strip() == "fine", script.stderr
-    assert "Traceback" not in script.stderr
-    assert "Exception ignored" not in script.stderr
-
-
-EXIT = """
-import sys
-from tests.launch import patch
-patch(sys.argv[1])
-from celery import uuid
-from tests.green import spawn
-from tests.tasks import make_app
-wait = float(sys.argv[4])
-app = make_app(*sys.argv[2:4], result_drainer=sys.argv[5], result_drainer_exit_timeout=wait)
-task_id = uuid()
-app.backend.store_result(task_id, 1, "SUCCESS")
-assert app.AsyncResult(task_id).get(timeout=20) == 1
-waiting = [app.AsyncResult(uuid()) for _ in range(10)]
-for result in waiting:
-    result.then(print)
-    spawn(result.get)
-"""
 
 
 def test_the_end_of_the_interpreter_is_silent(broker: RedisServer, results: RedisServer) -> None:
     """With a loop that runs, waits and callbacks that are pending."""
-    script = run_exit(EXIT, broker.url(), results.url(), "0")
+    script = run("end", broker.url(), results.url(), "0")
     assert (script.returncode, script.stdout) == (0, "")
     assert script.stderr.count("\n") == 1
     assert "10 results that callbacks wait for" in script.stderr
 
-
-LATE = """
-import atexit, sys, time
-from tests.launch import patch
-mode, broker, results, wait, drainer = sys.argv[1:]
-patch(mode)
-from celery import uuid
-from tests.green import wait_until
-from tests.tasks import make_app
-app = make_app(broker, results, result_drainer=drainer, result_drainer_exit_timeout=float(wait))
-
-def on_error(error):
-    time.sleep(0.1)
-    print(type(error).__name__, flush=True)
-
-coming, never = app.tasks["nap"].delay(1, "came"), app.AsyncResult(uuid())
-for result in (coming, never):
-    result.then(lambda result: print(result.get(), flush=True), on_error)
-coming.then(lambda result: (time.sleep(0.3), print("slowly", flush=True)))
-never.then(lambda result: print("must not be called", flush=True))
-wait_until(lambda: app.backend.result_consumer.statistics().pending == 2, "the callbacks")
-atexit.register(lambda: print("before", app.tasks["add"].delay(1, 2).get(timeout=20), flush=True))
-"""
 
 #: With these settings, what is printed, and how long the end takes at least.
 LATES = {
@@ -115,7 +49,7 @@ def test_the_end_waits_for_callbacks(request: pytest.FixtureRequest, kind: str, 
     else:
         request.getfixturevalue("rabbit_worker")
         urls = [request.getfixturevalue("rabbit").url(), "rpc://"]
-    script = run_exit(LATE, *urls, wait)
+    script = run("end_of_callbacks", *urls, wait)
     printed, told = LATES[wait]
     assert script.returncode == 0
     assert script.stdout.split("\n")[:-1] == printed, script.stderr
@@ -123,27 +57,10 @@ def test_the_end_waits_for_callbacks(request: pytest.FixtureRequest, kind: str, 
     assert told in script.stderr
 
 
-EXIT_RPC = """
-import sys
-from tests.launch import patch
-patch(sys.argv[1])
-from celery import uuid
-from tests.green import spawn
-from tests.tasks import make_app
-app = make_app(sys.argv[2], "rpc://", result_drainer=sys.argv[3])
-assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
-waiting = [app.AsyncResult(uuid()) for _ in range(10)]
-for result in waiting:
-    result.then(print)
-    spawn(result.get)
-print(app.backend.oid)
-"""
-
-
 def test_the_end_of_the_interpreter_deletes_the_queue(
     rabbit: RabbitServer, rabbit_worker: object
 ) -> None:
-    script = run_exit(EXIT_RPC, rabbit.url())
+    script = run("end_rpc", rabbit.url())
     assert script.returncode == 0
     assert script.stderr.count("\n") == 1
     assert "10 results that callbacks wait for" in script.stderr

@@ -137,7 +137,7 @@ def test_a_bounded_number_is_under_way(
 
     def watched(session: Any, link: Any, commands: Any) -> None:
         before(session, link, commands)
-        under_way = [command for link in session._links for command in link.under_way]
+        under_way = [command for link in session.links for command in link.under_way]
         for name in ("SUBSCRIBE", "UNSUBSCRIBE"):
             most.append(sum(len(c.keys) for c in under_way if c.name == name))
 
@@ -204,13 +204,13 @@ def test_a_flood_of_states_lets_others_run(
     )
     wait_until(results.subscriptions, "the subscription")
     consumer, handled = app.backend.result_consumer, [0]
-    deliver, steps = consumer._session._deliver, [0]
+    deliver, steps = consumer.session._deliver, [0]
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         handled[0] += 1
         return deliver(*args, **kwargs)
 
-    consumer._session._deliver = counted
+    consumer.session._deliver = counted
 
     def step() -> None:
         before = 0

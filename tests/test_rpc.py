@@ -213,7 +213,7 @@ def test_what_one_greenlet_has_got_another_gets_as_well(app: Celery) -> None:
 def test_results_that_nobody_reads(
     make: Callable[..., Celery], rabbit: RabbitServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    count, kept = size(100_000, 30_000), 10_000
+    count, kept = size(30_000, 20_000), 10_000
     app = make(broker=rabbit.url(), results="rpc://")
     publish_results(app, rabbit, [f"task {i}" for i in range(count)])
     evicted = count - kept
@@ -334,7 +334,7 @@ def test_an_evicted_id_that_is_used_again(
 def test_a_state_that_is_not_the_last_is_no_loss(
     make: Callable[..., Celery], rabbit: RabbitServer, store: Callable[..., str], app: Celery
 ) -> None:
-    app.backend.result_consumer.buffer._limit = 2
+    app.backend.result_consumer.buffer.limit = 2
     running = store({"step": 1}, "PROGRESS")
     wait_until(lambda: app.AsyncResult(running).state == "PROGRESS", "the state")
     with pytest.raises(TimeoutError):
@@ -349,7 +349,7 @@ def test_a_state_that_is_not_the_last_is_no_loss(
 def test_the_oldest_goes_first(app: Celery, store: Callable[..., str]) -> None:
     """By its latest state: a task that began long ago may have ended just now."""
     buffer = consumer(app).buffer
-    buffer._limit = 2
+    buffer.limit = 2
     store({"step": 1}, "PROGRESS", "a")
     wait_until(lambda: app.AsyncResult("a").state == "PROGRESS", "the state")
     store(1, task_id="b")
@@ -389,7 +389,7 @@ def test_states_that_the_broker_sends_again(
         store(step, "PROGRESS", task_id)
     wait_until(lambda: len(seen) == 3, "the states")
     monkeypatch.undo()
-    consumer(app).in_loop(lambda: consumer(app)._session._socket.shutdown(socket.SHUT_RDWR))
+    consumer(app).in_loop(lambda: consumer(app).session._socket.shutdown(socket.SHUT_RDWR))
     wait_until(lambda: consumer(app).statistics().connects == 2, "another connection")
     store(3, "PROGRESS", task_id)
     store("end", task_id=task_id)
@@ -606,7 +606,7 @@ def test_odd_options(
     app = make(broker=url, results="rpc://", **options)
     assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
     assert consumer(app).statistics().connects == 1
-    assert consumer(app)._session._amqp.heartbeat == 10
+    assert consumer(app).session._amqp.heartbeat == 10
 
 
 def test_an_impossible_expiry(make: Callable[..., Celery]) -> None:

@@ -15,8 +15,7 @@ from celery import Celery
 from celery_green_drain import drainers
 from celery_green_drain.drainers.slots import Slots
 
-from .green import GREEN, MODE, crowd, kill, size, spawn, wait_until
-from .test_interruptions import green_timeout
+from .green import GREEN, MODE, crowd, green_timeout, kill, size, spawn, wait_until
 
 green = pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
 
@@ -31,9 +30,9 @@ def slots() -> Slots:
 
 def wait(slots: Slots, taken: list[Any]) -> Any:
     """Ask for one beside the test, and wait until that stands in the line."""
-    line = len(slots._waiting)
+    line = len(slots.waiting)
     waiting = spawn(lambda: taken.append(slots.get(timeout=30)))
-    wait_until(lambda: len(slots._waiting) > line, "the caller to wait")
+    wait_until(lambda: len(slots.waiting) > line, "the caller to wait")
     return waiting
 
 
@@ -88,7 +87,7 @@ def test_a_turn_is_passed_on_by_who_is_killed(slots: Slots) -> None:
     slots.put_nowait(things.pop())
     assert slots.qsize() == 2
     assert not first
-    assert not slots._called
+    assert not slots.called
 
 
 def test_a_crowd_that_gives_up_and_comes_back(slots: Slots) -> None:
@@ -111,8 +110,8 @@ def test_a_crowd_that_gives_up_and_comes_back(slots: Slots) -> None:
     used = crowd(size(100, 20), use)
     assert all(isinstance(count, int) for count in used), used
     assert sorted(slots.queue) == ["a", "b"]
-    assert not slots._waiting
-    assert not slots._called
+    assert not slots.waiting
+    assert not slots.called
 
 
 @green

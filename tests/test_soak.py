@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(GREEN, reason="these are processes of their own"
 @pytest.mark.parametrize("backend", ["redis", "rpc"])
 def test_nothing_is_lost(backend: str) -> None:
     command = [sys.executable, "-m", "tests.soak", "--backend", backend]
-    command += ["--minutes", "0.3", "--pause", "2"]
+    command += ["--minutes", "0.2", "--pause", "2"]
     soak = subprocess.run(command, env=UNMEASURED, capture_output=True, text=True, timeout=300)
     assert soak.returncode == 0, soak.stdout + soak.stderr
 

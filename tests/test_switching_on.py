@@ -34,6 +34,7 @@ from celery_green_drain.drainers.slots import PATIENCE, Slots
 from celery_green_drain.settings import Settings
 
 from .green import DRAINER, GREEN, MODE, crowd, wait_until
+from .program import command
 from .servers import UNMEASURED, RedisServer
 from .tasks import make_app
 
@@ -174,50 +175,12 @@ def test_unset_is_stock(url: str, cls: type, unset: dict[str, Any]) -> None:
     assert not app.backend.thread_safe
 
 
-STOCK = """
-import sys
-from celery import Celery
-from celery.backends import asynchronous
-before = dict(asynchronous.drainers)
-app = Celery(backend="redis://")
-backend = app.backend
-assert type(backend).__module__ == "celery.backends.redis"
-assert asynchronous.drainers == before, asynchronous.drainers
-assert "gevent" not in sys.modules and "eventlet" not in sys.modules
-"""
-
-BARE = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("gevent", "eventlet", "redis"):
-            raise ImportError(name)
-sys.meta_path.insert(0, Refuse())
-import celery_green_drain
-from celery_green_drain import Drainer, ThreadDrainer, DrainerStopped
-import celery_green_drain.backends, celery_green_drain.drainers, celery_green_drain.settings
-"""
-
-LOOKED_AT = """
-import inspect, pydoc, sys
-from celery.backends import asynchronous
-before = dict(asynchronous.drainers)
-from celery_green_drain import *
-import celery_green_drain
-assert watch and Drainer
-members = dict(inspect.getmembers(celery_green_drain))
-assert members["watch"] is watch
-assert "watch" in pydoc.render_doc(celery_green_drain)
-assert asynchronous.drainers == before, asynchronous.drainers
-assert not {"gevent", "eventlet", "redis"} & set(sys.modules)
-"""
-
-
-@pytest.mark.parametrize("script", [STOCK, BARE, LOOKED_AT])
-def test_in_a_fresh_process(script: str) -> None:
+@pytest.mark.parametrize("name", ["stock", "bare", "looked_at"])
+def test_in_a_fresh_process(name: str) -> None:
     # Coverage would import the library that it is to follow.
-    command = [sys.executable, "-W", "error", "-c", script]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=60, env=UNMEASURED)
+    python, *program = command(name)
+    strict = (python, "-W", "error", *program)
+    process = subprocess.run(strict, capture_output=True, text=True, timeout=60, env=UNMEASURED)
     assert (process.returncode, process.stdout + process.stderr) == (0, "")
 
 
@@ -334,26 +297,13 @@ def test_no_name_of_celery_comes_near_one_of_ours() -> None:
     assert Settings.of(dict.fromkeys(DEFAULTS, 1)) == Settings()
 
 
-WITHOUT_REDIS = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "redis":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Refuse())
-from celery import Celery
-app = Celery(backend="redis://:secret@localhost")
-app.conf.result_drainer = "auto"
-app.backend
-"""
-
-
 def test_without_redis_py() -> None:
-    command = [sys.executable, "-c", WITHOUT_REDIS]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=60, env=UNMEASURED)
+    process = subprocess.run(
+        command("without_redis"), capture_output=True, text=True, timeout=60, env=UNMEASURED
+    )
     last = process.stderr.splitlines()[-1]
     assert "pip install 'celery-green-drain[redis]'" in last
-    assert "secret" not in process.stderr.replace(WITHOUT_REDIS, "")
+    assert "secret" not in process.stderr.replace("redis://:secret@localhost", "")
 
 
 @pytest.mark.parametrize("value", [0, -1, "soon", True, float("inf"), float("nan"), None])
@@ -412,22 +362,6 @@ def test_another_library_has_patched_or_none(
     assert chosen(again) is ThreadDrainer  # with no second warning, which would be an error here
 
 
-PATCHED_OTHERWISE = """
-import sys, warnings
-{patch}
-from celery import Celery
-import celery_green_drain
-app = Celery(backend="file:///tmp")
-app.conf.result_drainer = "{set}"
-with warnings.catch_warnings(record=True) as seen:
-    warnings.simplefilter("always", celery_green_drain.DrainerWarning)
-    drainer = app.backend.result_consumer.drainer
-for one in seen:
-    if one.category is celery_green_drain.DrainerWarning:
-        print(one.message)
-print(type(drainer).__name__, sorted({{"gevent", "eventlet"}} & set(sys.modules)))
-"""
-
 GEVENT = "from gevent import monkey; monkey.patch_all({})"
 EVENTLET = "import eventlet; eventlet.monkey_patch({})"
 
@@ -446,9 +380,9 @@ EVENTLET = "import eventlet; eventlet.monkey_patch({})"
     ],
 )
 def test_how_the_process_is_patched(patch: str, wanted: str, expected: str) -> None:
-    script = PATCHED_OTHERWISE.format(patch=patch, set=wanted)
-    command = [sys.executable, "-W", "ignore", "-c", script]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=60, env=UNMEASURED)
+    python, *program = command("patched", patch, wanted)
+    silent = (python, "-W", "ignore", *program)
+    process = subprocess.run(silent, capture_output=True, text=True, timeout=60, env=UNMEASURED)
     assert process.returncode == 0, process.stderr
     assert re.match(f"(This process is |.*){expected}", process.stdout), process.stdout
 
@@ -479,7 +413,7 @@ def test_a_library_that_is_not_installed(
         assert chosen(app) is ThreadDrainer
 
 
-class OwnDrainer(drainers._ours(DRAINER)):  # type: ignore[misc]
+class OwnDrainer(drainers.ours(DRAINER)):  # type: ignore[misc]
     """As a user would write one."""
 
     name = "own"
@@ -589,7 +523,7 @@ def test_a_stock_consumer_runs_on_our_drainer(
 ) -> None:
     with monkeypatch.context() as patch:
         for name in list(asynchronous.drainers):
-            patch.setitem(asynchronous.drainers, name, drainers._ours(DRAINER))
+            patch.setitem(asynchronous.drainers, name, drainers.ours(DRAINER))
         app = make(result_drainer=None, result_backend_thread_safe=True)
         consumer = app.backend.result_consumer
     assert isinstance(consumer.drainer, Drainer)

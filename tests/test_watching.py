@@ -17,36 +17,13 @@ import celery_green_drain
 from celery_green_drain import DrainerStopped, State, watch
 
 from .conftest import KINDS
-from .green import GREEN, crowd, in_native_thread, kill, size, spawn, wait_until
+from .green import GREEN, crowd, in_native_thread, kill, size, wait_until
 from .servers import RedisServer
+from .watcher import Watcher
 
 Store = Callable[..., str]
 
 every_kind = pytest.mark.kinds(*KINDS)
-
-
-class Watcher:
-    """Watches beside the test."""
-
-    def __init__(self, result: Any, timeout: float | None = 30) -> None:
-        self.seen: list[State] = []
-        self.error: BaseException | None = None
-        self.ended = False
-        self.states = watch(result, timeout)
-        self.spawned = spawn(self._watch)
-
-    def _watch(self) -> None:
-        try:
-            for state in self.states:
-                self.seen.append(state)
-        except Exception as exc:
-            self.error = exc
-        finally:
-            self.ended = True
-
-    def wait(self) -> list[State]:
-        wait_until(lambda: self.ended, "the end of the watcher")
-        return self.seen
 
 
 def pairs(seen: list[State]) -> list[tuple[str, Any]]:

@@ -21,9 +21,10 @@ from ..drainers.drained import Drained
 from ..drainers.mailbox import Mailbox
 from ..errors import DrainerStopped, ResultNeverCame
 from ..figures import Figures, Statistics
-from ..pending import Meta, PendingResult, PendingTable, Wait
+from ..pending import Meta, PendingResult, Wait
 from ..quoting import one_line, quoted
 from ..settings import Settings
+from ..table import PendingTable
 
 __all__ = ("OutOfStep", "ResultConsumer")
 
@@ -76,8 +77,6 @@ class ResultConsumer(Drained):
         #: What the log was told of last: what is drained.
         self._drained = ""
         self._lacking = False
-        #: Calls beside the loop that have not ended: an ordered set.
-        self._under_way: dict[object, None] = {}
         #: Results that callbacks wait for, as the process ends.
         self.given_up = 0
         self._told = False
@@ -142,7 +141,7 @@ class ResultConsumer(Drained):
 
     def want(self, pending: PendingResult, wait: Wait | None = None) -> None:
         """Have *pending* resolved when its result comes."""
-        self.in_loop(self._want, pending, wait)
+        self.drainer.ask(self._want, pending, wait)
 
     def drop(self, pending: PendingResult) -> None:
         """Nobody wants *pending* any more. Takes no lock, and never switches."""
@@ -156,13 +155,10 @@ class ResultConsumer(Drained):
         if not drainer.is_local():
             self.in_loop(self.call, function, *args)
             return
-        token = object()
-        self._under_way[token] = None
         try:
-            drainer.call(self._called, token, function, args)
+            drainer.call(function, *args)
             self._lacking = False
         except RuntimeError as exc:  # no more threads can be started
-            self._under_way.pop(token, None)
             late = self._late
             if late is not None:
                 late.append(partial(function, *args))
@@ -171,14 +167,6 @@ class ResultConsumer(Drained):
                 logger.warning("Callbacks have to wait: %s", exc)
             self._lacking = True
             self.in_loop(drainer.mailbox.later, LACK, self.call, function, *args)
-
-    def _called(
-        self, token: object, function: Callable[..., object], args: tuple[Any, ...]
-    ) -> None:
-        try:
-            function(*args)
-        finally:
-            self._under_way.pop(token, None)
 
     def in_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` in the drain loop, at its next turn. It must not block."""
@@ -358,7 +346,7 @@ class ResultConsumer(Drained):
     def wait_for_calls(self, deadline: float) -> bool:
         """Wait until none is under way; return whether there is one at *deadline*."""
         self._wait_while(lambda: self._calls_under_way, deadline)
-        return bool(self._under_way or self._late)
+        return bool(self._open_calls)
 
     def _wait_while(self, condition: Callable[[], bool], deadline: float) -> None:
         if self._drainer is None:
@@ -384,7 +372,12 @@ class ResultConsumer(Drained):
         # A note may be of a result that was asked for just now, or of one that has come.
         drainer = self._drainer
         noted = drainer is not None and drainer.running and len(drainer.mailbox) > 0
-        return noted or bool(self._under_way or self._late)
+        return noted or bool(self._open_calls)
+
+    @property
+    def _open_calls(self) -> int:
+        """Calls beside the loop that have not ended."""
+        return len(self._late or ()) + (0 if self._drainer is None else self._drainer.calls)
 
     def give_up_callbacks(self, at_once: bool) -> None:
         """Begin to tell those whose result has not come: in the drain loop, or *at_once*, here."""
@@ -415,10 +408,13 @@ class ResultConsumer(Drained):
 
     def after_fork_in_child(self) -> None:
         """Leave to the parent what is the parent's: sockets are neither closed nor written to."""
-        if self._drainer is not None:
-            self._drainer.abandon()
+        drainer = self._drainer
+        if drainer is not None:
+            drainer.abandon()
         forks.keep(self.forget_connections(), self.table)
         self._begin()
+        if drainer is not None:
+            drainer.end_copy()  # last, as what it unwinds finds nothing of the parent's here
 
     # -- Celery's interface, for what it calls on a consumer
 

@@ -59,7 +59,7 @@ class Buffer:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._unread: OrderedDict[str, Payload] = OrderedDict()
         #: The same, of results that somebody holds, and whose turn to go it was.
         self._kept: OrderedDict[str, Payload] = OrderedDict()
@@ -172,7 +172,7 @@ class Buffer:
         with suppress(KeyError):  # forgotten just now
             self._unread.move_to_end(task_id)
         self._kept.pop(task_id, None)
-        if len(self) > self._limit:
+        if len(self) > self.limit:
             self._evict()
 
     def mark_read(self, task_id: str) -> None:
@@ -190,7 +190,7 @@ class Buffer:
             if forgotten not in self._read:  # nor put here again since
                 self._count(forgotten, 0)
         # The newest stays, however large: who has seen that it is ready gets it next.
-        while len(self._read) > 1 and (self._size > READ_SIZE or len(self._read) > self._limit):
+        while len(self._read) > 1 and (self._size > READ_SIZE or len(self._read) > self.limit):
             with suppress(KeyError):  # all forgotten just now
                 oldest, dropped = self._read.popitem(last=False)
                 self._count(oldest, 0)
@@ -243,7 +243,7 @@ class Buffer:
             return  # a further state will come
         self._evicted.add(hash(task_id))
         self._evicted_in_order.append(hash(task_id))
-        if len(self._evicted_in_order) > MEMORY * self._limit:
+        if len(self._evicted_in_order) > MEMORY * self.limit:
             self._evicted.discard(self._evicted_in_order.popleft())
 
     def _report(self, task_id: str) -> None:
@@ -255,6 +255,6 @@ class Buffer:
                 self.evictions - self._reported,
                 self.evictions,
                 quoted(task_id),
-                self._limit,
+                self.limit,
             )
             self._reported, self._reported_at = self.evictions, now

@@ -44,20 +44,27 @@ class StoreCheck:
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
+        #: Whether one is looked for, or was.
+        self.begun = False
         #: The one that is looked for.
         self._task_id: str | None = None
-        self._over = False
 
-    def came(self, task_id: str) -> None:
-        """The last state of a task has come as a message. For the drain loop."""
-        if not self._over and self._task_id is None:
-            self._task_id = task_id
-            self._consumer.mailbox.later(DELAY, self._consumer.call, self._look, task_id)
+    @property
+    def over(self) -> bool:
+        """Whether it has looked."""
+        return self.begun and self._task_id is None
+
+    def begin(self, task_id: str) -> None:
+        """Look for the result of a task whose last state came as a message. For the drain loop."""
+        self.begun = True
+        self._task_id = task_id
+        self._consumer.mailbox.later(DELAY, self._consumer.call, self._look, task_id)
 
     def forgotten(self, task_id: str) -> None:
         """Somebody removes that result, so its absence says nothing: the next one is looked for."""
         if self._task_id == task_id:
             self._task_id = None
+            self.begun = False
 
     def _look(self, task_id: str) -> None:
         backend = self._consumer.backend
@@ -65,12 +72,15 @@ class StoreCheck:
             return
         key = backend.get_key_for_task(task_id)
         try:
-            self._over = backend.get(key) is not None
-        except (RedisError, OSError):
-            self._task_id = None  # an outage: the next one is looked for
+            stored = backend.get(key) is not None
+        except Exception as exc:  # an outage, whatever it is called: the next one is looked for
+            logger.debug("The result of task %s cannot be looked for: %s", quoted(task_id), exc)
+            self.forgotten(task_id)
             return
-        if not self._over and self._task_id == task_id:
-            self._over = True
+        if self._task_id != task_id:
+            return
+        self._task_id = None
+        if not stored:
             logger.error(
                 "The result of task %s has come as a message, but %s does not hold it: the worker "
                 "stores results %s. Who asks for one after it has come waits in vain. Give the "

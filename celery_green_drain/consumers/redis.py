@@ -73,7 +73,7 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             drainer.ask(self._read, reading)
         except RuntimeError:
             return None  # it cannot be started here: in a native thread, or for want of threads
-        patience = 2 * self.settings.heartbeat if self._session is not None else PATIENCE
+        patience = 2 * self.settings.heartbeat if self.session is not None else PATIENCE
         return reading if reading.wait(patience) else None
 
     def _reader(self) -> Drainer | None:
@@ -85,19 +85,19 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         if drainer is None or drainer.mailbox.is_read_here():
             return None
         if drainer.running:
-            return drainer if self._session is not None or drainer.outage.over else None
+            return drainer if self.session is not None or drainer.outage.over else None
         # One that was stopped is left so.
         fresh = drainer.loop is None and drainer.is_local()
         return drainer if fresh and not isinstance(drainer, drainers.threaded()) else None
 
     @property
     def subscriptions(self) -> int:
-        return 0 if self._session is None else self._session.subscriptions
+        return 0 if self.session is None else self.session.subscriptions
 
     # -- in the drain loop
 
     def drain_events(self, timeout: float | None = None) -> None:
-        session = self._session
+        session = self.session
         try:
             super().drain_events(timeout)
         except (RedisError, OSError) as exc:
@@ -112,10 +112,10 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             raise
 
     def _read(self, reading: Reading) -> None:
-        if self._session is None:
+        if self.session is None:
             self._readings.append(reading)
         else:
-            self._session.read(reading)
+            self.session.read(reading)
 
     def open_session(self) -> RedisSession:
         try:
@@ -157,18 +157,18 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         return session
 
     def on_unreadable(self, task_id: str, exc: Exception, stored: bool) -> bool:
-        if stored or self._session is None:
+        if stored or self.session is None:
             return super().on_unreadable(task_id, exc, stored)
-        self._session.look_up(task_id)  # the store decides
+        self.session.look_up(task_id)  # the store decides
         return False
 
     def on_wanted(self, task_id: str) -> None:
-        if self._session is not None:
-            self._session.want(task_id)
+        if self.session is not None:
+            self.session.want(task_id)
 
     def on_unwanted(self, task_id: str) -> None:
-        if self._session is not None:
-            self._session.drop(task_id)
+        if self.session is not None:
+            self.session.drop(task_id)
 
     def refuse(self, name: str, error: Exception, instead: str) -> None:
         """Never send the command *name* again; say so once."""

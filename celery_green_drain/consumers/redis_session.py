@@ -20,23 +20,24 @@ from __future__ import annotations
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import chain, islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from celery import states
 from kombu.exceptions import DecodeError
 
 from ..drainers.mailbox import Mailbox
 from ..figures import Figures
-from ..pending import Meta, PendingTable
+from ..pending import Meta
 from ..settings import Settings
+from ..table import PendingTable
 from .base import OutOfStep
 from .elsewhere import StoreCheck
 from .reading import Reading
-from .resp import Command, Link, drainer_params
+from .resp import Command, Link, Readings, drainer_params
 from .session import Session
 
 __all__ = ("Owner", "RedisSession", "is_never")
@@ -138,21 +139,21 @@ class RedisSession(Session):
         self._never_subscribes: Exception | None = None
         self._resp3 = resp3
         self._deliver = consumer.deliver
-        self._came = consumer.check.came
+        self._check = consumer.check
         #: Commands of each kind that are under way.
         self._under_way: Counter[str] = Counter()
-        self._links: tuple[Link, ...] = ()
+        self.links: tuple[Link, ...] = ()
         with ExitStack() as opened:
             opened.callback(self._give_up_readings)
             pool = self._backend.drainer_pool(**drainer_params(self._heartbeat, resp3))
-            self._pubsub = Link(pool, subscribes=True, resp3=resp3, on_message=self._on_message)
-            opened.enter_context(closing(self._pubsub))
-            self._lookup = self._pubsub
+            self.pubsub = Link(pool, True, resp3, self._on_message)
+            opened.enter_context(closing(self.pubsub))
+            self.lookup = self.pubsub
             if not resp3:
-                self._lookup = Link(pool, subscribes=False, resp3=False)
-                opened.enter_context(closing(self._lookup))
-            self._links = (self._pubsub,) if resp3 else (self._pubsub, self._lookup)
-            for link in self._links:
+                self.lookup = Link(pool, False, False, self._on_message)
+                opened.enter_context(closing(self.lookup))
+            self.links = (self.pubsub,) if resp3 else (self.pubsub, self.lookup)
+            for link in self.links:
                 self._mailbox.register(link)
                 opened.callback(self._mailbox.unregister, link)
             self._opened = opened.pop_all()
@@ -160,12 +161,12 @@ class RedisSession(Session):
     def __repr__(self) -> str:
         return (
             f"<RedisSession: {len(self._subscribed)} subscriptions, "
-            f"{len(self._wanted) + len(self._backlog)} wanted, {self._links!r}>"
+            f"{len(self._wanted) + len(self._backlog)} wanted, {self.links!r}>"
         )
 
     @property
     def CONNECTIONS(self) -> int:  # type: ignore[override]
-        return len(self._links)
+        return len(self.links)
 
     @property
     def subscriptions(self) -> int:
@@ -175,18 +176,17 @@ class RedisSession(Session):
     @property
     def is_looking_where_it_listens(self) -> bool:
         """Whether a look-up is under way on the connection that messages come over."""
-        names = {command.name for command in self._pubsub.under_way}
+        names = {command.name for command in self.pubsub.under_way}
         return not names.isdisjoint(("MGET", "GET"))
 
     def close(self) -> None:
         self._opened.close()
 
     def _give_up_readings(self) -> None:
-        under_way = [command for link in self._links for command in link.under_way]
-        asked = [who for command in under_way for who in command.keys.values()]
-        readings = [who.readings for who in asked if isinstance(who, Asked)]
-        for reading in chain(*readings, *self._readings.values()):
-            reading.give_up()
+        under_way = [command.readings for link in self.links for command in link.under_way]
+        for readings in (*under_way, self._readings):
+            for reading in chain.from_iterable(readings.values()):
+                reading.give_up()
         self._readings.clear()
 
     def turn(self, timeout: float | None) -> None:
@@ -194,7 +194,7 @@ class RedisSession(Session):
         ready = self._mailbox.wait(self._patience(timeout))
         until = time.monotonic() + SLICE
         # Messages first: where one and the stored state are the same, the message is first.
-        for link in self._links:
+        for link in self.links:
             if link in ready or link.more:
                 link.receive(BATCH, until)
         self._hand_over(until)
@@ -202,10 +202,10 @@ class RedisSession(Session):
 
     def _patience(self, timeout: float | None) -> float:
         """How long to wait for something to arrive, in seconds."""
-        if self._found or any(link.more for link in self._links):
+        if self._found or any(link.more for link in self.links):
             return 0.0
         now = time.monotonic()
-        waits = [link.due(self._heartbeat) - now for link in self._links]
+        waits = [link.due(self._heartbeat) - now for link in self.links]
         if timeout is not None:
             waits.append(timeout)
         if self._unwanted:
@@ -229,12 +229,9 @@ class RedisSession(Session):
         self._wanted.pop(channel, None)
         self._refusals.pop(channel, None)
         if channel in self._subscribed:
-            self._leave(channel)
-
-    def _leave(self, channel: bytes) -> None:
-        if not self._unwanted:
-            self._left_at = time.monotonic()
-        self._unwanted[channel] = None
+            if not self._unwanted:
+                self._left_at = time.monotonic()
+            self._unwanted[channel] = None
 
     def read(self, reading: Reading) -> None:
         """Have *reading* answered by the next look-up."""
@@ -258,11 +255,11 @@ class RedisSession(Session):
             leaving = self._unsubscriptions()
         subscribing += self._single_subscriptions()
         looking += self._lookups()
-        if self._pubsub is self._lookup:
-            self._submit(self._pubsub, leaving + subscribing + looking)
+        if self.pubsub is self.lookup:
+            self._submit(self.pubsub, leaving + subscribing + looking)
         else:
-            self._submit(self._pubsub, leaving + subscribing)
-            self._submit(self._lookup, looking)
+            self._submit(self.pubsub, leaving + subscribing)
+            self._submit(self.lookup, looking)
 
     def _submit(self, link: Link, commands: list[Command]) -> None:
         if commands:
@@ -327,26 +324,35 @@ class RedisSession(Session):
         return self._lookups_of(keys)
 
     def _lookups_of(self, keys: dict[bytes, str]) -> list[Command]:
-        asked = {key: Asked(task_id, self._readings.pop(key, ())) for key, task_id in keys.items()}
         if "GET" in self._refused:
-            for key, who in asked.items():
-                self._on_nothing(key, who)
+            readings = self._readings_of(keys)
+            for key, task_id in keys.items():
+                self._on_nothing(key, task_id, readings)
             return []
-        single = "MGET" in self._refused
-        commands: list[Command] = []
-        while asked:
-            chunk = _take(asked, 1 if single else None)
-            commands.append(Command("GET" if single else "MGET", chunk, self._on_looked_up))
+        name, size = ("GET", 1) if "MGET" in self._refused else ("MGET", CHUNK)
+        commands = [self._look_for(name, chunk) for chunk in _chunks(keys, size)]
         self._figures.lookups += len(commands)
         return commands
+
+    def _look_for(self, name: str, keys: dict[bytes, str]) -> Command:
+        return Command(name, keys, self._on_looked_up, self._readings_of(keys))
+
+    def _readings_of(self, keys: dict[bytes, str]) -> Readings:
+        """Those who read one of *keys*: from now on a command has them."""
+        if not self._readings:
+            return {}
+        return {key: self._readings.pop(key) for key in keys if key in self._readings}
 
     # -- what arrives
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         task_id = self._subscribed.get(channel)
         if task_id is not None and self._deliver(task_id, partial(self._decode, task_id, payload)):
-            self._came(task_id)
-            self._leave(channel)
+            if not self._check.begun:
+                self._check.begin(task_id)
+            if not self._unwanted:
+                self._left_at = time.monotonic()
+            self._unwanted[channel] = None
 
     def _decode(self, task_id: str, payload: bytes) -> Meta:
         """The state that *payload* tells.
@@ -376,7 +382,7 @@ class RedisSession(Session):
         self._under_way["SUBSCRIBE"] -= 1
         if error is not None:
             self._on_subscription_refused(command.keys, error)
-        elif self._pubsub is not self._lookup:
+        elif self.pubsub is not self.lookup:
             # The first look was not ordered with the subscription.
             for channel in command.keys:
                 if channel in self._subscribed:
@@ -409,13 +415,14 @@ class RedisSession(Session):
         values = [reply] if command.name == "GET" else reply
         if not isinstance(values, list) or len(values) != len(command.keys):
             raise OutOfStep(f"Redis has answered {command!r} with {values!r:.100}")
-        for (key, asked), value in zip(command.keys.items(), values):
-            for reading in asked.readings:
+        for (key, task_id), value in zip(command.keys.items(), values):
+            for reading in command.readings.get(key, ()) if command.readings else ():
                 reading.answer(value)
             if value is None:
-                self._on_nothing(key, asked)
-            elif asked.task_id in self._table:
-                self._found.append((key, asked.task_id, value))
+                if self._refusals:
+                    self._tell_refusal(key, task_id)
+            elif task_id in self._table:
+                self._found.append((key, task_id, value))
 
     def _on_look_refused(self, command: Command, error: Exception) -> None:
         # Forbidden may be the command, or one of the keys.
@@ -423,22 +430,24 @@ class RedisSession(Session):
         if command.name == "MGET":
             if never:
                 self._consumer.refuse("MGET", error, "results are looked up one by one")
-            pairs = command.keys.items()
-            gets = [Command("GET", {key: who}, self._on_looked_up) for key, who in pairs]
-            self._submit(self._lookup, gets)
+            gets = [
+                Command("GET", keys, self._on_looked_up, command.readings_of(keys))
+                for keys in _chunks(command.keys, 1)
+            ]
+            self._submit(self.lookup, gets)
             return
-        ((key, asked),) = command.keys.items()
+        ((key, task_id),) = command.keys.items()
         if never:
             self._consumer.refuse("GET", error, "results that were stored before are not seen")
         else:
             self._refusals.setdefault(key, error)
-        self._on_nothing(key, asked)
+        self._on_nothing(key, task_id, command.readings)
 
-    def _on_nothing(self, key: bytes, asked: Asked) -> None:
+    def _on_nothing(self, key: bytes, task_id: str, readings: Readings) -> None:
         """There is nothing stored under *key*, as far as can be seen."""
-        for reading in asked.readings:
+        for reading in readings.get(key, ()):
             reading.give_up()
-        self._tell_refusal(key, asked.task_id)
+        self._tell_refusal(key, task_id)
 
     def _tell_refusal(self, key: bytes, task_id: str) -> None:
         """If nothing more can come for *task_id*, whoever waits for it is told why."""
@@ -464,7 +473,7 @@ class RedisSession(Session):
             else:
                 self._tell_refusal(key, task_id)
         if held:
-            self._ping(self._pubsub, partial(self._on_caught_up, held))
+            self._ping(self.pubsub, partial(self._on_caught_up, held))
 
     def _deliver_in_order(self, task_id: str, decode: Callable[[], Meta], held: Held) -> bool:
         """The same with RESP2, where messages that are older may still be on the way."""
@@ -488,7 +497,7 @@ class RedisSession(Session):
     # -- the health of the connections
 
     def _look_after(self, now: float) -> None:
-        for link in self._links:
+        for link in self.links:
             if link.check(now, self._heartbeat):
                 self._ping(link, self._on_pong)
         if now - self._reconciled > self._reconcile_interval and not self._reconciling:
@@ -500,7 +509,7 @@ class RedisSession(Session):
         """Ask the server for a sign of life."""
         if "PING" not in self._refused:
             self._submit(link, [Command("PING", {}, answered)])
-        elif link is self._pubsub and "UNSUBSCRIBE" not in self._refused:
+        elif link is self.pubsub and "UNSUBSCRIBE" not in self._refused:
             self._submit(link, [Command("UNSUBSCRIBE", {NOBODY: None}, answered)])
         elif "GET" not in self._refused:
             self._submit(link, [Command("GET", {NOBODY: None}, answered)])
@@ -511,12 +520,15 @@ class RedisSession(Session):
             self._consumer.refuse(command.name, reply, "another command asks if it lives")
 
 
-class Asked(NamedTuple):
-    """Who is to be told what a look-up finds."""
-
-    #: The task of the table; empty: none.
-    task_id: str
-    readings: Sequence[Reading]
+def _chunks(items: dict[bytes, str], size: int) -> Iterator[dict[bytes, str]]:
+    """Cut *items* into pieces of *size*: it is itself the piece where it is not larger."""
+    if len(items) <= size:
+        if items:
+            yield items
+        return
+    rest = iter(items.items())
+    while chunk := dict(islice(rest, size)):
+        yield chunk
 
 
 def _take(items: dict[bytes, Any], limit: int | None = None) -> dict[bytes, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -29,6 +29,7 @@ from redis.retry import Retry
 
 from ..internals import redis_socket
 from .base import OutOfStep
+from .reading import Reading
 from .session import not_blocking, nothing_there
 
 try:
@@ -36,7 +37,7 @@ try:
 except ImportError:
     hiredis = None  # type: ignore[assignment]
 
-__all__ = ("RESP3", "Command", "Link", "drainer_params")
+__all__ = ("RESP3", "Command", "Link", "Readings", "drainer_params")
 
 #: The class of what Redis sends unasked for with RESP3; hiredis before 3.2 has none.
 PushNotification: Any = getattr(hiredis, "PushNotification", None)
@@ -66,28 +67,44 @@ CONFIRMATIONS = {b"subscribe": "SUBSCRIBE", b"unsubscribe": "UNSUBSCRIBE"}
 PUSHES = {b"message", *CONFIRMATIONS}
 
 
+#: Key → who reads it.
+Readings = Mapping[bytes, Sequence[Reading]]
+
+NOBODY_READS: Readings = {}
+
+
 class Command:
     """A command under way.
 
     :param name: such as ``SUBSCRIBE``.
     :param keys: its arguments, in order, and what each stands for.
     :param answered: called with the command, and the reply or the error; None for a confirmation.
+    :param readings: who reads some of the keys.
     """
 
-    __slots__ = ("_missing", "answered", "keys", "name", "sent")
+    __slots__ = ("_missing", "answered", "keys", "name", "readings", "sent")
 
     def __init__(
-        self, name: str, keys: dict[bytes, Any], answered: Callable[[Command, Any], None]
+        self,
+        name: str,
+        keys: dict[bytes, Any],
+        answered: Callable[[Command, Any], None],
+        readings: Readings = NOBODY_READS,
     ) -> None:
         self.name = name
         self.keys = keys
         self.answered = answered
+        self.readings = readings
         self.sent = 0.0
         #: Channels that are not confirmed so far.
         self._missing = len(keys) if name in CONFIRMATIONS.values() else 0
 
     def __repr__(self) -> str:
         return f"<{self.name} of {len(self.keys)} keys>"
+
+    def readings_of(self, keys: Iterable[bytes]) -> Readings:
+        """Who reads one of *keys*."""
+        return {key: self.readings[key] for key in keys if key in self.readings}
 
     def confirm(self) -> bool:
         """One channel more is confirmed; return whether that was the last one."""
@@ -113,10 +130,12 @@ class Link:
         pool: Any,
         subscribes: bool,
         resp3: bool,
-        on_message: Callable[[bytes, bytes], None] | None = None,
+        on_message: Callable[[bytes, bytes], None],
     ) -> None:
         self._subscribes = subscribes
         self._resp3 = resp3
+        #: The class of what is sent unasked for; with RESP2 that of many replies as well.
+        self._push = PushNotification if resp3 else list
         self._on_message = on_message
         #: Sent and not answered so far, the oldest first.
         self.under_way: deque[Command] = deque()
@@ -170,7 +189,12 @@ class Link:
             with not_blocking(self._socket):
                 for response in self._responses():
                     self._parsed = self._heard
-                    self._handle(response)
+                    if type(response) is not self._push or self._is_reply(response):
+                        self._handle_reply(response)
+                    elif response[0] == b"message":
+                        self._on_message(response[1], response[2])
+                    else:
+                        self._handle_confirmation(response)
                     limit -= 1
                     if limit <= 0 or time.monotonic() > until:
                         return
@@ -202,10 +226,13 @@ class Link:
             else:
                 yield response
 
-    def _handle(self, response: Any) -> None:
-        if self._is_push(response):
-            self._handle_push(response)
-            return
+    def _is_reply(self, response: list[Any]) -> bool:
+        """Whether *response* is none of those that RESP2 sends unasked for, though it looks so."""
+        return not self._resp3 and not (
+            self._subscribes and len(response) == 3 and response[0] in PUSHES
+        )
+
+    def _handle_reply(self, response: Any) -> None:
         if isinstance(response, Exception):
             _raise_for_all(response)
         if not self.under_way:
@@ -215,27 +242,15 @@ class Link:
             raise OutOfStep(f"Redis has answered a {command.name} with {response!r:.100}")
         self._answer(response)
 
-    def _is_push(self, response: Any) -> bool:
-        if self._resp3:
-            return isinstance(response, PushNotification)
-        return (
-            self._subscribes
-            and isinstance(response, list)
-            and len(response) == 3
-            and response[0] in PUSHES
-        )
-
-    def _handle_push(self, response: list[Any]) -> None:
-        kind = response[0]
-        if kind == b"message":
-            if self._on_message is not None:
-                self._on_message(response[1], response[2])
-        elif kind in CONFIRMATIONS:
-            command = self.under_way[0] if self.under_way else None
-            if command is None or command.name != CONFIRMATIONS[kind]:
-                raise OutOfStep(f"Redis has confirmed what nobody has asked: {response!r:.100}")
-            if command.confirm():
-                self._answer(None)
+    def _handle_confirmation(self, response: list[Any]) -> None:
+        name = CONFIRMATIONS.get(response[0])
+        if name is None:
+            return  # news of another kind, such as of keys that a client may cache
+        command = self.under_way[0] if self.under_way else None
+        if command is None or command.name != name:
+            raise OutOfStep(f"Redis has confirmed what nobody has asked: {response!r:.100}")
+        if command.confirm():
+            self._answer(None)
 
     def _answer(self, reply: Any) -> None:
         command = self.under_way.popleft()

@@ -193,7 +193,7 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
     # -- the ends of things
 
     def on_drainer_end(self, stopped: bool) -> None:
-        session = self._session
+        session = self.session
         if stopped and session is not None:
             # Who waits may do so again later, and the answer may come meanwhile.
             still_wanted = self.backend is not None and (len(self.table) > 0 or self.mailbox.asked)
@@ -202,7 +202,7 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
                 self.declared.clear()
             session.leave(delete)
         if self._leaving:
-            self._session = None
+            self.session = None
         else:
             super().on_drainer_end(stopped)
 

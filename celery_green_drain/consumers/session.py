@@ -46,21 +46,21 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
 
     def _begin(self) -> None:
         super()._begin()
-        self._session: Opened | None = None
+        self.session: Opened | None = None
         self._opened = 0.0
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, {self._session!r}>"
+        return f"{super().__repr__()[:-1]}, {self.session!r}>"
 
     @property
     def connections(self) -> int:
-        return 0 if self._session is None else self._session.CONNECTIONS
+        return 0 if self.session is None else self.session.CONNECTIONS
 
     def drain_events(self, timeout: float | None = None) -> None:
-        session = self._session
+        session = self.session
         try:
             if session is None:
-                self._session = self.open_session()
+                self.session = self.open_session()
                 self.figures.connected()
                 self._opened = time.monotonic()
                 self.mailbox.look()
@@ -73,8 +73,8 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
             if self.backend is None:
                 self._orphaned(None)  # by another thread, just now, and this is how it shows
             # This very one: in a child it is the parent's, and this consumer has none.
-            if session is not None and self._session is session:
-                self._session = None
+            if session is not None and self.session is session:
+                self.session = None
                 session.close()
             if isinstance(exc, self.refusals):
                 self.table.fail(self.table, exc)
@@ -84,12 +84,12 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
             raise
 
     def disconnect(self) -> None:
-        session, self._session = self._session, None
+        session, self.session = self.session, None
         if session is not None:
             session.close()
 
     def forget_connections(self) -> object:
-        return self._session
+        return self.session
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def choose(value: str | type, name: str = PREFIX) -> Callable[[Any], Drainer]:
         if problem:
             return _instead(value, name, problem)
         try:
-            cls = _ours(value)
+            cls = ours(value)
         except ImportError as exc:
             return _instead(value, name, f"{value} cannot be imported: {exc}")
     else:
@@ -68,12 +68,12 @@ def choose(value: str | type, name: str = PREFIX) -> Callable[[Any], Drainer]:
 
 def threaded() -> type[Drainer]:
     """Return the drainer for processes without green threads."""
-    return _ours("thread")
+    return ours("thread")
 
 
 def fitting() -> type[Drainer]:
     """Return the drainer that fits how this process is patched now, whatever is set."""
-    return _ours(_patched_by())
+    return ours(_patched_by())
 
 
 def _patched_by() -> str:
@@ -82,7 +82,7 @@ def _patched_by() -> str:
     return next(iter(patchers()), "thread")
 
 
-def _ours(name: str) -> type[Drainer]:
+def ours(name: str) -> type[Drainer]:
     cls: type[Drainer] = getattr(import_module(f".{name}", __name__), OURS[name])
     return cls
 
@@ -134,4 +134,4 @@ def _warn_of_trouble() -> None:
 
 def _instead(value: object, name: str, problem: str) -> type[Drainer]:
     notify(f"{name} = {value!r}, but {problem}. A thread drains the results instead.")
-    return _ours("thread")
+    return ours("thread")

@@ -145,8 +145,11 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
             return
         self._life = Life.ABANDONED
         self.mailbox.abandon()
-        self.discard(self.loop)
         forks.keep(self)
+
+    def end_copy(self) -> None:
+        """End the copy that the fork has made of an abandoned loop, if greenlets are copied."""
+        self.discard(self.loop)
 
     @property
     def _ending(self) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 __all__ = ("CallbackRunner",)
+
+logger = logging.getLogger(__name__)
 
 #: Calls that one greenlet makes before others may run.
 SHIFT = 100
@@ -28,6 +31,11 @@ class CallbackRunner:
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         #: The greenlet that is on its way.
         self._next: Any = None
+        self._under_way = 0
+
+    def __len__(self) -> int:
+        """How many calls have not ended."""
+        return len(self._calls) + self._under_way
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` soon."""
@@ -51,6 +59,13 @@ class CallbackRunner:
             if not self._calls:
                 return
             function, args = self._calls.popleft()
-            self._relieve()
-            function(*args)
+            self._under_way += 1  # in one thread all of them
+            try:
+                self._relieve()
+                function(*args)
+            except Exception:
+                # Whatever has resumed this greenlet would get it: in eventlet perhaps its hub.
+                logger.exception("A call beside the drain loop failed: %r%r", function, args)
+            finally:
+                self._under_way -= 1
         self._relieve()

@@ -44,6 +44,10 @@ class EventletDrainer(Drainer):
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._callbacks.call(function, *args)
 
+    @property
+    def calls(self) -> int:
+        return len(self._callbacks)
+
     def is_local(self) -> bool:
         return self._hub is None or self._hub is hubs.get_hub()
 

@@ -12,10 +12,12 @@ from celery.backends.asynchronous import register_drainer
 from gevent.hub import Hub, Waiter, get_hub
 from gevent.selectors import GeventSelector
 from gevent.threadpool import ThreadPool
+from greenlet import getcurrent
 
 from .base import Drainer
 from .callbacks import CallbackRunner
 from .library import Lanes, Outcome, in_context
+from .mailbox import Abandoned
 from .patching import obstacle
 
 __all__ = ("GeventDrainer",)
@@ -30,6 +32,8 @@ class GeventDrainer(Drainer):
 
     name = "gevent"
     _hub: Hub | None = None
+    #: The greenlet that has forked, in a child: the copy of the loop ends in the middle of that.
+    _forking: Any = None
 
     def __init__(self, result_consumer: Any) -> None:
         super().__init__(result_consumer)
@@ -41,6 +45,10 @@ class GeventDrainer(Drainer):
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._callbacks.call(function, *args)
+
+    @property
+    def calls(self) -> int:
+        return len(self._callbacks)
 
     def is_local(self) -> bool:
         return self._hub is None or self._hub is get_hub()
@@ -86,8 +94,26 @@ class GeventDrainer(Drainer):
 
     def discard(self, spawned: Any) -> None:
         # A greenlet exists in the child as well.
-        if isinstance(spawned, gevent.Greenlet):
+        if not isinstance(spawned, gevent.Greenlet) or spawned is getcurrent():
+            return
+        if spawned is self.loop and spawned.gr_frame is not None and self._may_end_here():
+            # Here and now: what it waits for on the parent's socket may be there already, and it
+            # would go on before a kill has its turn.
+            self._forking = getcurrent()
+            spawned.throw(Abandoned)
+        else:
             spawned.kill(block=False)
+
+    def _may_end_here(self) -> bool:
+        # To end a wait with libuv ends it in the parent, as that tells the kernel at once.
+        return self.is_local() and "libuv" not in type(get_hub().loop).__module__
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            if self._forking is not None:
+                self._forking.switch()  # and never on from here, where gevent would turn to its hub
 
     def _settle(self) -> None:
         hub = get_hub()

@@ -45,6 +45,11 @@ class Library:
     #: The name in Celery's registry, and the value of ``result_drainer``.
     name: ClassVar[str] = ""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        #: Calls that have not ended. Changed in any thread, so nothing is counted.
+        self._calls: dict[object, None] = {}
+
     @classmethod
     def problem(cls) -> str | None:
         """Why this drainer cannot serve in this process, with the remedy; None if it can."""
@@ -73,7 +78,26 @@ class Library:
 
         :raises RuntimeError: where no thread can be started for it.
         """
-        self.spawn(function, *args)
+        token = object()
+        self._calls[token] = None
+        try:
+            self.spawn(self._called, token, function, args)
+        except RuntimeError:
+            del self._calls[token]
+            raise
+
+    def _called(
+        self, token: object, function: Callable[..., object], args: tuple[Any, ...]
+    ) -> None:
+        try:
+            function(*args)
+        finally:
+            del self._calls[token]
+
+    @property
+    def calls(self) -> int:
+        """How many of those have not ended, for the end of the process to wait for."""
+        return len(self._calls)
 
     def is_local(self) -> bool:
         """Whether the caller may use :meth:`spawn`: it is in the thread that greenlets run in."""

@@ -39,9 +39,9 @@ class Slots:
         #: What is free.
         self.queue: deque[Any] = deque()
         self._signal = signal
-        self._waiting: deque[Signal] = deque()
+        self.waiting: deque[Signal] = deque()
         #: Those whose turn it is, and who have not taken theirs so far.
-        self._called: set[Signal] = set()
+        self.called: set[Signal] = set()
 
     def qsize(self) -> int:
         return len(self.queue)
@@ -62,7 +62,7 @@ class Slots:
         :param timeout: seconds to wait for one at most; None: no limit.
         :raises queue.Empty: where none has come back in time.
         """
-        if not self._waiting and self._left:
+        if not self.waiting and self._left:
             try:
                 return self.queue.pop()
             except IndexError:
@@ -74,10 +74,10 @@ class Slots:
     @property
     def _left(self) -> bool:
         """Whether there is one for somebody who has not been called."""
-        return len(self.queue) > len(self._called)
+        return len(self.queue) > len(self.called)
 
     def _wait(self, deadline: float | None) -> Any:
-        line = self._waiting.append
+        line = self.waiting.append
         while True:
             signal = self._signal()
             line(signal)
@@ -92,25 +92,25 @@ class Slots:
             except BaseException:
                 self._leave(signal)
                 raise
-            self._called.discard(signal)
+            self.called.discard(signal)
             try:
                 return self.queue.pop()
             except IndexError:
-                line = self._waiting.appendleft  # another thread was faster: be the next
+                line = self.waiting.appendleft  # another thread was faster: be the next
 
     def _call_next(self) -> None:
         try:
-            signal = self._waiting.popleft()
+            signal = self.waiting.popleft()
         except IndexError:
             return
-        self._called.add(signal)
+        self.called.add(signal)
         signal.set()
 
     def _leave(self, signal: Signal) -> None:
         try:
-            self._waiting.remove(signal)
+            self.waiting.remove(signal)
         except ValueError:
             # It was called, or is just being: the turn is the next one's.
-            self._called.discard(signal)
+            self.called.discard(signal)
             if self._left:
                 self._call_next()

@@ -22,9 +22,9 @@ from ..backends.base import DrainedBackendMixin
 from ..consumers.base import ResultConsumer
 from ..drainers.patching import trouble
 from ..figures import Statistics
-from ..pending import Entry
 from ..quoting import quoted
 from ..settings import Settings
+from ..table import Entry
 from .process import patched_by, versions
 
 __all__ = ("Report", "consumer_of", "report", "statistics")

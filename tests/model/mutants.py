@@ -130,7 +130,7 @@ def never_calls() -> None:
 @mutant()
 def mixes_up() -> None:
     """A result is sometimes handed to who waits for another."""
-    from celery_green_drain.pending import PendingTable
+    from celery_green_drain.table import PendingTable
 
     update = PendingTable.update
     before: list[Any] = [None]
@@ -209,7 +209,7 @@ def never_looks() -> None:
 @mutant("--weather", "cut", "reset")
 def forgets_in_outages() -> None:
     """After an outage nobody subscribes again for those who have waited before."""
-    from celery_green_drain.pending import PendingTable
+    from celery_green_drain.table import PendingTable
 
     _replace(PendingTable, "__iter__", lambda self: iter(()))
 

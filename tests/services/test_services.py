@@ -18,7 +18,7 @@ from ..green import GREEN, crowd, size, spawn_get, wait_until
 from ..proxy import proxied
 from ..tasks import make_app
 from ..test_polled import Ticker
-from ..test_watching import Watcher
+from ..watcher import Watcher
 from .conftest import Make
 from .servers import (
     AzureServer,

@@ -1,4 +1,4 @@
-"""``forking.py MODE BROKER RESULTS``: use results, fork, and use them on both sides.
+"""``forking MODE BROKER RESULTS``: use results, fork, and use them on both sides.
 
 Exits 0 where parent and child each got their own results, over connections of their own.
 """
@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from .launch import patch
+from ..launch import patch
 
 CHILDREN = 3
 
@@ -21,8 +21,8 @@ def main(mode: str, broker: str, results: str) -> None:
 
     from celery_green_drain import watch
 
-    from .green import drain_loops, spawn
-    from .tasks import make_app
+    from ..green import drain_loops, spawn
+    from ..tasks import make_app
 
     drainer = "thread" if mode == "unpatched" else mode
     app = make_app(broker, results, result_drainer=drainer)

@@ -9,15 +9,15 @@ import os
 import sys
 from typing import Any
 
-from .launch import patch
+from ..launch import patch
 
 CHILDREN = 3
 
 
 def main(mode: str, broker: str) -> None:
     patch(mode)
-    from .green import drain_loops, wait_until
-    from .tasks import make_app
+    from ..green import drain_loops, wait_until
+    from ..tasks import make_app
 
     drainer = "thread" if mode == "unpatched" else mode
     app = make_app(broker, "rpc://", result_drainer=drainer)
