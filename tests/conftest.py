@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import shutil
 import sys
 import time
@@ -17,6 +18,8 @@ import pytest
 from celery import Celery, uuid
 from celery.app.task import Context
 from celery.contrib.testing.worker import start_worker
+
+from celery_green_drain import notices
 
 from . import tls_proxy
 from .green import DRAINER, MODE, limit, wait_until
@@ -292,6 +295,12 @@ def connect(request: pytest.FixtureRequest, make: Callable[..., Celery]) -> Call
         return make(**conf)
 
     return connect
+
+
+@pytest.fixture
+def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings of which none was said so far."""
+    monkeypatch.setattr(notices, "_said", mmap.mmap(-1, notices.SIZE))
 
 
 @pytest.fixture

@@ -9,13 +9,17 @@ import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
+from celery_green_drain.demo.check import MOST_CONNECTIONS
+
 from .green import GREEN
 from .rabbitmq import RabbitServer
 from .servers import DEMO, RedisServer, site
+from .sse_client import EventSource
 
 pytestmark = pytest.mark.skipif(
     GREEN, reason="the demo is a process of its own, whatever has patched this one"
@@ -39,6 +43,7 @@ def check(*options: str) -> None:
     demo = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert re.search(r"wrong answers +0\n", demo.stdout)
+    assert re.search(r"from the worker to here, p50 +\d+\.\d ms\n", demo.stdout)
     assert "Traceback" not in demo.stdout + demo.stderr
 
 
@@ -52,6 +57,34 @@ def test_page_and_ctrl_c(broker: RedisServer) -> None:
             urllib.request.urlopen(f"{address}/add?x=two&y=3", timeout=30)
         with pytest.raises(urllib.error.HTTPError, match="409"):  # that Redis is not the demo's
             urllib.request.urlopen(f"{address}/restart", b"", timeout=30)
+
+
+def test_compared_with_plain_celery() -> None:
+    """Each request of plain Celery has a drain loop and connections, and all of ours share one."""
+    with site(*DEMO, "--compare", measured=True) as address:
+        ends = {path: end_of(f"{address}/compare/{path}?tasks=12") for path in ("stock", "run")}
+        assert b"result_drainer" in urllib.request.urlopen(f"{address}/compare").read()
+        code = urllib.request.urlopen(f"{address}/code/add").read()
+    assert b"add.delay(x, y).get(timeout=PATIENCE)" in code
+    assert [(end["ended"], end["failed"]) for end in ends.values()] == [(12, 0)] * 2
+    assert ends["stock"]["loops"] >= 12
+    assert ends["stock"]["connections"] >= 12
+    assert ends["run"]["loops"] == 1
+    assert ends["run"]["connections"] <= MOST_CONNECTIONS
+
+
+def end_of(url: str) -> dict[str, Any]:
+    (*_, end) = EventSource(url)
+    assert end.name == "end"
+    return dict(end.json)
+
+
+def test_a_comparison_that_counts_nothing() -> None:
+    demo = subprocess.run(
+        [*DEMO, "--compare", "--backend", "rpc"], capture_output=True, text=True, timeout=60
+    )
+    assert demo.returncode == 2
+    assert "--compare counts connections to a Redis" in demo.stderr
 
 
 def test_neighbours_and_other_sites_are_kept_out() -> None:

@@ -50,10 +50,13 @@ def _run(interrupt: Interrupt, options: argparse.Namespace) -> int:
             options.preload,
             Stores(options.backend, options.broker, options.redis),
             options.name or (),
+            options.compare,
         )
         if options.check:
             return check(children, site)
         print(f"The demo runs at {site.url} (Ctrl-C ends it).", flush=True)
+        if options.compare:
+            print(f"It is compared with plain Celery at {site.url}/compare.", flush=True)
         children.watch()
     return 0
 
@@ -102,7 +105,15 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "the Redis (amqp://USER:PASSWORD@HOST:PORT/VHOST, or another one that Celery takes)",
     )
     add("--check", action="store_true", help="send it some hundred requests, report, and end")
-    return parser.parse_args(arguments)
+    add(
+        "--compare",
+        action="store_true",
+        help="have a web process with plain Celery beside it, and a page that shows both",
+    )
+    options = parser.parse_args(arguments)
+    if options.compare and options.backend == "rpc":
+        parser.error("--compare counts connections to a Redis, so it is not for --backend rpc")
+    return options
 
 
 def _between(low: int, high: int) -> Callable[[str], int]:

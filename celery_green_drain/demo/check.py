@@ -40,6 +40,8 @@ class Answer:
     results: int
     #: How long ``get()`` took, in seconds; None: it was another request.
     latency: float | None = None
+    #: Seconds from the end of a task to here, of those that succeeded.
+    ways: tuple[float, ...] = ()
 
 
 class Connections:
@@ -161,7 +163,8 @@ def _stream(url: str, number: int) -> Answer:
     ends = {data["number"]: _outcome(data) for data in states if data["status"] != "PROGRESS"}
     _expect(ends, {number: _squared(number) for number in range(1, STREAMED + 1)})
     pid = next(data["pid"] for event, data in events if event == "figures")
-    return Answer(pid, len(ends))
+    ways = tuple(data["seconds"] for data in states if data["status"] == "SUCCESS")
+    return Answer(pid, len(ends), ways=ways)
 
 
 def _outcome(data: dict[str, Any]) -> tuple[str, Any]:
@@ -213,6 +216,7 @@ def _expect(given: Any, expected: Any) -> None:
 def _print(report: Report) -> None:
     results = sum(answer.results for answer in report.answers)
     latencies = sorted(answer.latency for answer in report.answers if answer.latency is not None)
+    ways = sorted(way for answer in report.answers for way in answer.ways)
     rows: list[tuple[str, object]] = [
         ("requests", len(report.answers) + len(report.wrong)),
         ("results", results),
@@ -222,9 +226,13 @@ def _print(report: Report) -> None:
         ("get() under this load, p50", _milliseconds(latencies, 0.5)),
         ("get() under this load, p95", _milliseconds(latencies, 0.95)),
         ("get() under this load, max", _milliseconds(latencies, 1)),
+        ("from the worker to here, p50", _milliseconds(ways, 0.5)),
+        ("from the worker to here, p95", _milliseconds(ways, 0.95)),
     ]
     for name, value in rows:
-        print(f"{name:<27}{value!s:>10}")
+        print(f"{name:<29}{value!s:>10}")
+    if ways and latencies and 2 * ways[len(ways) // 2] < latencies[len(latencies) // 2]:
+        print("Most of get() is the wait for the worker, which runs few tasks at once.")
 
 
 def _counted(connections: Connections | None) -> list[tuple[str, object]]:

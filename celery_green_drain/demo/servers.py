@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -58,15 +59,18 @@ def start(
     preload: bool,
     stores: Stores,
     names: Iterable[str] = (),
+    compare: bool = False,
 ) -> Site:
     """Start everything, and wait until it answers.
 
     :param names: by which it may be asked, besides its address and this machine's own names.
+    :param compare: have a web process without the setting beside it.
     """
     with listen(host, port) as listener:
         broker, results = _urls(children, stores)
         client_name = f"celery-green-drain-demo-{os.getpid()}"
         celery = _start_celery(children, broker, results or "rpc://")
+        stock = _start_stock(children, broker, results, client_name) if compare else ""
         gunicorn = _start_gunicorn(
             children,
             listener,
@@ -74,8 +78,12 @@ def start(
             preload,
             broker,
             _named(results, client_name) if results else "rpc://",
-            keeper=0 if results is None or stores.redis else os.getpid(),
-            names=[host, *names],
+            CELERY_GREEN_DRAIN_DEMO_REDIS_KEEPER=(
+                "0" if results is None or stores.redis else str(os.getpid())
+            ),
+            CELERY_GREEN_DRAIN_DEMO_NAMES=",".join([host, *names]),
+            CELERY_GREEN_DRAIN_DEMO_CLIENT=client_name,
+            CELERY_GREEN_DRAIN_DEMO_STOCK=stock,
         )
         url = _url(host, listener.getsockname()[1])
     children.wait_for(celery, lambda: " ready." in celery.log())
@@ -203,23 +211,51 @@ def _start_gunicorn(
     preload: bool,
     broker: str,
     results: str,
-    keeper: int,
-    names: Iterable[str],
+    name: str = "The web server",
+    **variables: str,
 ) -> Child:
     return children.start(
-        "The web server",
+        name,
         *(sys.executable, "-m", "gunicorn", "celery_green_drain.demo.web:web"),
         *("--worker-class", "gevent", "--workers", str(workers)),
         *("--bind", f"fd://{listener.fileno()}", "--graceful-timeout", "2"),
         *(["--preload"] if preload else []),
         fds=(listener.fileno(),),
+        cwd=None,
         CELERY_GREEN_DRAIN_DEMO_BROKER=broker,
         CELERY_GREEN_DRAIN_DEMO_RESULTS=results,
-        CELERY_GREEN_DRAIN_DEMO_REDIS_KEEPER=str(keeper),
-        CELERY_GREEN_DRAIN_DEMO_NAMES=",".join(names),
+        **variables,
         # Newer versions put a control socket there, or else in the home directory.
         XDG_RUNTIME_DIR=str(children.folder),
     )
+
+
+def _start_stock(children: Children, broker: str, results: str | None, client_name: str) -> str:
+    """Start a web process without the setting; return its URL, which the other one alone asks."""
+    assert results
+    client_name += "-stock"
+    _allow_files()
+    with listen("127.0.0.1", 0) as listener:
+        gunicorn = _start_gunicorn(
+            children,
+            listener,
+            1,
+            False,
+            broker,
+            _named(results, client_name),
+            "The web server without the setting",
+            CELERY_GREEN_DRAIN_DEMO_CLIENT=client_name,
+            CELERY_GREEN_DRAIN_DEMO_IS_STOCK="1",
+        )
+        url = _url("127.0.0.1", listener.getsockname()[1])
+    children.wait_for(gunicorn, lambda: answers(f"{url}/"))
+    return url
+
+
+def _allow_files() -> None:
+    """Let processes open as many files as they may: plain Celery has two connections a request."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -24,12 +25,16 @@ from werkzeug.exceptions import HTTPException
 
 from celery_green_drain import State, sse
 
+from .compare import OTHER, STOCK, compare
+from .requests import number
 from .tasks import add, app, square
 
-# This line is all it takes. The worker, which is not green, does without.
-app.conf.result_drainer = "gevent"
+if not STOCK:  # with --compare there is a process without it
+    # This line is all it takes. The worker, which is not green, does without.
+    app.conf.result_drainer = "gevent"
 
 web = Flask(__name__)
+web.register_blueprint(compare)
 
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 
@@ -94,20 +99,20 @@ def page() -> Response:
 @web.route("/add", methods=["GET", "POST"])
 def addition() -> dict[str, Any]:
     """Wait for the result in the request: the simple case."""
-    x, y = int(_number("x")), int(_number("y"))
+    x, y = int(number("x")), int(number("y"))
     return {"sum": add.delay(x, y).get(timeout=PATIENCE), "pid": os.getpid()}
 
 
 @web.get("/squares")
 def squares() -> Response:
     """Start tasks, and stream what each of them reports: Server-Sent Events."""
-    count = int(_number("tasks", 1, 1, MOST_TASKS))
-    seconds = _number("seconds", 0, 0, LONGEST)
+    count = int(number("tasks", 1, 1, MOST_TASKS))
+    seconds = number("seconds", 0, 0, LONGEST)
     failing = request.args.get("failing") == "on"  # every tenth
     result = group(
-        square.s(number, seconds, failing and number % 10 == 0) for number in range(1, count + 1)
+        square.s(each, seconds, failing and each % 10 == 0) for each in range(1, count + 1)
     )()
-    numbers = {member.id: number for number, member in enumerate(result.results, 1)}
+    numbers = {member.id: each for each, member in enumerate(result.results, 1)}
 
     def describe(state: State) -> dict[str, Any]:
         return {**sse.describe(state), "number": numbers[state.task_id], "seconds": _way(state)}
@@ -136,7 +141,8 @@ def _with_figures(events: Generator[bytes, None, None]) -> Iterator[bytes]:
 def statistics() -> dict[str, Any]:
     """What the drainer of the process that answers has done, and holds."""
     figures = asdict(app.backend.result_consumer.statistics())
-    return {"pid": os.getpid(), "restartable": bool(REDIS_KEEPER), **figures}
+    known = {"restartable": bool(REDIS_KEEPER), "compares": bool(OTHER)}
+    return {"pid": os.getpid(), **known, **figures}
 
 
 @web.post("/restart")
@@ -148,6 +154,23 @@ def restart() -> tuple[dict[str, Any], int]:
     return {}, 202
 
 
+#: What the page links to: the code behind its buttons.
+CODE = {
+    "squares": squares,
+    "restart": restart,
+    "add": addition,
+    "statistics": statistics,
+}
+
+
+@web.get("/code/<name>")
+def code(name: str) -> Response:
+    """The function of that name, as it stands here."""
+    if name not in CODE:
+        abort(404, f"There is no code of that name: {', '.join(CODE)}.")
+    return Response(inspect.getsource(CODE[name]), mimetype="text/plain")
+
+
 @web.errorhandler(HTTPException)
 def refused(error: Any) -> tuple[dict[str, Any], int]:
     return {"error": error.description}, error.code
@@ -156,14 +179,3 @@ def refused(error: Any) -> tuple[dict[str, Any], int]:
 @web.errorhandler(TimeoutError)
 def late(error: Any) -> tuple[dict[str, Any], int]:
     return {"error": f"No result came for {PATIENCE:g} s."}, 504
-
-
-def _number(name: str, default: float | None = None, low: float = -1e9, high: float = 1e9) -> float:
-    """The number that the request gives as *name*; whatever else it gives is refused."""
-    try:
-        value = float(request.values.get(name, default))
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not low <= value <= high:
-        abort(400, f"{name}: a number from {low:.15g} to {high:.15g} is needed.")
-    return value

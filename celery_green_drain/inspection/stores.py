@@ -113,6 +113,9 @@ def _check_redis(app: Any, timeout: float, figures: dict[str, Any]) -> Iterator[
         try:
             client.get(backend.get_key_for_task(uuid()))
         except ResponseError as exc:
+            if "db index" in str(exc).lower():  # of the SELECT before it
+                yield Finding("GD201", f"{address}: there is no such database: {one_line(exc)}")
+                return
             yield Finding("GD203", f"{address}: GET is refused: {one_line(exc)}")
         yield from _rights(client, address, backend)
         yield from _subscription(client, address, backend, timeout)

@@ -99,7 +99,7 @@ class Terminal:
             return  # the environment has it
         if words[0] == "celery" and "worker" in words:
             self._begin("worker", words, self._worker_is_there)
-        elif words == DEMO:
+        elif words[:3] == DEMO and "--check" not in words:
             options = ["--port", str(self._ports[WEB])]
             self._begin("demo", words + options, lambda: " runs at " in self._logs())
         elif self._serves(words):

@@ -40,19 +40,17 @@ function showState({number, status, result, done, seconds}) {
     change(item, "failure", "failed", result.message);
   } else {
     item.style.setProperty("--part", `${100 * result.part}%`);
-    change(item, "running", number, `${Math.round(100 * result.part)} %`);
+    change(item, "running", "", `${Math.round(100 * result.part)} %`);
   }
   element("progress").value = done;
-  // A screen reader is told once a second at most.
-  if (performance.now() - run.told > 1000) {
-    run.told = performance.now();
-    say(`${done} of ${run.tasks} have ended.`);
-  }
+  say(`${done} of ${run.tasks} have ended.`, performance.now() - run.told > 1000);
 }
 
 function tile(number) {
   const item = document.createElement("li");
-  item.append(make("small", `Task ${number}`), make("b", number), make("i", "waiting"));
+  const name = make("small", number);
+  name.prepend(make("span", "Task "));
+  item.append(name, make("b", ""), make("i", "waiting"));
   return item;
 }
 
@@ -75,8 +73,12 @@ function stop() {
   element("stop").disabled = true;
 }
 
-function say(message) {
+/* Show it, and have it read out, unless it is one of many: a reader is told once a second at most. */
+function say(message, aloud = true) {
   element("status").textContent = message;
+  if (!aloud) return;
+  element("said").textContent = message;
+  if (run) run.told = performance.now();
 }
 
 element("run").addEventListener("submit", (event) => {
@@ -99,6 +101,7 @@ function showFigures(figures) {
   }
   element("pid").textContent = figures.pid;
   element("redis").hidden = !figures.restartable;
+  element("compare").hidden = !figures.compares;
   showOutage(figures);
 }
 
