@@ -6,6 +6,7 @@ import json
 import mmap
 import shutil
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -248,6 +249,8 @@ def make(broker: RedisServer, results: RedisServer) -> Iterator[Callable[..., Ce
     for app in made:
         if app._backend_cache is not None:
             app.backend.result_consumer.stop()
+            # What is called beside the loop may be reading just now, over a connection of its own.
+            app.backend.result_consumer.wait_for_calls(time.monotonic() + 20)
             if hasattr(app.backend, "client"):
                 app.backend.client.connection_pool.disconnect()
         app.close()
