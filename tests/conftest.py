@@ -194,13 +194,17 @@ class Gunicorn:
         )
         wait_until(self._answers, "gunicorn", timeout=60)
 
+    def url(self, path: str) -> str:
+        """The address of *path*."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
     def fetch(self, path: str) -> Any:
         """Ask for *path*; return the answer."""
         return json.loads(self.read(path))
 
     def read(self, path: str) -> str:
         """Ask for *path*; return the answer as it is."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as response:
+        with urllib.request.urlopen(self.url(path), timeout=60) as response:
             answer: bytes = response.read()
             return answer.decode()
 

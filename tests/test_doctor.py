@@ -117,6 +117,7 @@ def test_a_database(tmp_path: Path) -> None:
     app = make_app("memory://", f"db+sqlite:///{tmp_path}/results.db", result_drainer="auto")
     diagnosis = store_only(app)
     assert ids(diagnosis) == []
+    assert "GD215" in ids(diagnosis, "info")
     assert diagnosis.figures["look"] > 0
 
 

@@ -118,14 +118,20 @@ def send_slow(app: Celery) -> Any:
     return app.tasks["nap"].delay(0.5, 5)
 
 
+def send_nothing(app: Celery) -> Any:
+    """A result of a worker with the same settings."""
+    result = app.AsyncResult(uuid())
+    app.backend.store_result(result.id, 5, "SUCCESS")
+    return result
+
+
 def ask_anew(app: Celery) -> Any:
     return app.AsyncResult(send(app).id)
 
 
 def ask_late(app: Celery) -> Any:
     """For a result that a worker with the same settings has stored, and that has expired."""
-    result = app.AsyncResult(uuid())
-    app.backend.store_result(result.id, 5, "SUCCESS")
+    result = send_nothing(app)
     wait_until(lambda: app.AsyncResult(result.id).state == "PENDING", "its end")
     return result
 
@@ -215,6 +221,15 @@ def _(place: Place) -> Iterator[Any]:
         proxy.alternate(other.port)
         yield {"results": place.through(proxy.port)}
     other.end()
+
+
+@mistake("Redis in cluster mode", "GD204", "GD214")
+def _(place: Place) -> Iterator[Any]:
+    server = RedisServer("--cluster-enabled", "yes")
+    server.probe.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+    wait_until(lambda: server.probe.cluster("INFO")["cluster_state"] == "ok", "the cluster")
+    yield {"results": server.url("shop"), "ask": send_nothing}
+    server.end()
 
 
 def without_rights(name: str, rights: str, found: str) -> None:
@@ -441,9 +456,10 @@ class Table:
         assert self.writes or ours(row) == ours(self.printed[row[0]])
 
     def write(self) -> None:
+        rows = {**self.printed, **self.rows}
         with TABLE.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([HEAD, *(self.rows[name] for name in names())])
+            writer.writerows([HEAD, *(rows[name] for name in names())])
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,8 @@ def _check_look(app: Any, figures: dict[str, Any]) -> Iterator[Finding]:
     except Exception as exc:
         yield Finding("GD211", f"{result_address(app)}: {one_line(exc)}")
         return
+    if app.backend.traits.blocks:
+        yield Finding("GD215", f"{result_address(app)}: calls are made in native threads.")
     figures["look"] = took = time.monotonic() - began
     if took > SLOW:
         yield Finding("GD212", f"{result_address(app)}: a look took {took:.2f} seconds.")
@@ -177,6 +179,8 @@ def _configuration(client: Any, address: str, heartbeat: float) -> Iterator[Find
     _refusal(lambda: info.update(client.info()))
     for name in ("timeout", "maxclients", "client-output-buffer-limit"):
         _refusal(lambda: limits.update(client.config_get(name)))  # noqa: B023
+    if info.get("cluster_enabled"):
+        yield Finding("GD214", f"{address}: cluster_enabled is 1.")
     policy = info.get("maxmemory_policy", "noeviction")
     if info.get("maxmemory") and policy != "noeviction":
         yield Finding("GD206", f"{address}: maxmemory-policy is {policy}.")
