@@ -11,7 +11,6 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any
 import redis
 
 from celery_green_drain.demo.bundled import redis_server
+from celery_green_drain.demo.processes import Child
 
 from .green import MODE, wait_until
 from .launch import MODES, PAGES
@@ -68,25 +68,23 @@ def redis_executable() -> str:
 UNMEASURED = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
 
 
-class Process:
-    """A child process with a log."""
+class Process(Child):
+    """A child process of the tests. A signal is for it and for all that it has started."""
 
     def __init__(
         self, *command: str, measured: bool = False, cwd: str | None = None, **environment: str
     ) -> None:
-        self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
-        self.popen = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
+        self._file = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
+        super().__init__(
+            command[0],
+            list(command),
+            Path(self._file.name),
             env={**(os.environ if measured else UNMEASURED), **environment},
-            start_new_session=True,
             cwd=cwd,
         )
 
     def output(self) -> str:
-        return Path(self.log.name).read_text()
+        return self.log()
 
     def send(self, number: int) -> None:
         os.killpg(self.popen.pid, number)

@@ -74,7 +74,7 @@ class Child:
 
     def _start(self) -> None:
         with self._log.open("ab") as output:
-            self._popen = subprocess.Popen(
+            self.popen = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -87,7 +87,7 @@ class Child:
         """Kill it, to be started again :data:`DOWN` seconds later. May be called by a signal."""
         if self._again is None:
             self._again = time.monotonic() + DOWN
-            self._popen.kill()
+            self.popen.kill()
 
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
@@ -96,11 +96,11 @@ class Child:
         """:raises DemoError: if it has ended by itself."""
         if self._again is not None:
             if time.monotonic() >= self._again:
-                self._popen.wait()
+                self.popen.wait()
                 self._start()
                 self._again = None
             return
-        code = self._popen.poll()
+        code = self.popen.poll()
         if code is not None:
             lines = self.log().splitlines()[-LOG_LINES:]
             log = "\n".join(f"    {line}" for line in lines) or "    (empty)"
@@ -108,12 +108,12 @@ class Child:
 
     def end(self) -> None:
         """Have it end, by force if it takes too long. Further calls have no effect."""
-        self._popen.terminate()
+        self.popen.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(END)
+            self.popen.wait(END)
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._popen.pid, signal.SIGKILL)  # itself, or what it has left behind
-        self._popen.wait()
+            os.killpg(self.popen.pid, signal.SIGKILL)  # itself, or what it has left behind
+        self.popen.wait()
 
 
 class Children:

@@ -56,7 +56,7 @@ class Mailbox:
     **Who is told of a failure.** A note that raises is logged, and the next one is read.
 
     **After a fork** the child's loop has another mailbox. The loop's copy in the child, if there
-    is one, is ended at the next moment at which it looks: :meth:`wait`, :meth:`rest` and
+    is one, is ended at the next moment at which it looks: :meth:`wait` and
     :meth:`look` raise :exc:`Abandoned`, also where the fork has told nobody. The loop calls
     :meth:`look` wherever it has let others run in another way, such as by a write that had to wait.
 
@@ -171,14 +171,6 @@ class Mailbox:
             ready.remove(None)
             self._clear()
         return ready
-
-    def rest(self) -> None:
-        """Let others run.
-
-        :raises Abandoned: in a child.
-        """
-        self._library.sleep(0)
-        self.look()
 
     def look(self) -> None:
         """Look whether this is still the process that the loop is of.
