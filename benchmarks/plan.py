@@ -24,6 +24,8 @@ class Measurement:
     patience: float = 60.0
     #: Seconds that all have waited for before the first result comes.
     settle: float = 2.0
+    #: How often what is repeated is repeated, as a share of the usual.
+    effort: float = 1.0
 
     def __str__(self) -> str:
         return f"{self.case} {self.contender} {self.library} {self.store} {self.count}"
@@ -49,9 +51,13 @@ def quick() -> list[Measurement]:
 
 
 def tiny() -> list[Measurement]:
-    """Each case, contender and library once, so small that it shows only that they work."""
-    chosen = {(what.case, what.contender, what.library): what for what in full()}
-    return [replace(what, count=20, patience=20, settle=0.1) for what in chosen.values()]
+    """Each case once for each contender and library, so small that it shows only that they work."""
+    chosen: dict[tuple[str, ...], Measurement] = {}
+    for what in full():
+        ours = what.store if what.contender == "drained" else ""
+        chosen.setdefault((what.case, what.contender, what.library, ours), what)
+    small = {"count": 20, "patience": 20.0, "settle": 0.1, "effort": 0.1}
+    return [replace(what, **small) for what in chosen.values()]  # type: ignore[arg-type]
 
 
 def _limits() -> Iterator[Measurement]:

@@ -82,7 +82,7 @@ def trip(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
 
 def worker(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     """The same with Celery's own worker, which runs already."""
-    total = ALONE if what.count == 1 else TOGETHER
+    total = int(what.effort * (ALONE if what.count == 1 else TOGETHER))
     app = make_app(what, addresses)
     # Celery imports much at the first call of a process, for which all others here would wait.
     app.tasks["add"].delay(1, 1).get(timeout=what.patience)

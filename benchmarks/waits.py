@@ -150,7 +150,7 @@ def growth(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     """How much memory a process takes for more and more results."""
     waits = Waits(what, addresses)
     sizes = []
-    for seed in range(WAVES):
+    for seed in range(int(what.effort * WAVES)):
         publisher = waits.publisher(seed)
         waits.begin(seed)
         fall_silent(what.patience / 4)

@@ -15,7 +15,7 @@ from typing import Any
 
 from celery import states
 
-__all__ = ("Figures", "Histogram", "Statistics")
+__all__ = ("Figures", "Histogram", "Statistics", "moment")
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ class Figures:
         self.waits.add(now - since)
         if now - self._sampled >= SAMPLE:
             self._sampled = now
-            self._sample(_moment(meta.get("date_done")), now, since)
+            self._sample(moment(meta.get("date_done")), now, since)
 
     def _sample(self, ended: float | None, now: float, since: float) -> None:
         if ended is None:
@@ -288,7 +288,7 @@ COUNTED = (
 )
 
 
-def _moment(done: Any) -> float | None:
+def moment(done: Any) -> float | None:
     """The time of day that a store has in ``date_done``, as text or as it is; None: it has none."""
     try:
         moment = datetime.fromisoformat(done) if isinstance(done, str) else done

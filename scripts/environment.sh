@@ -19,6 +19,19 @@ environment() {
 # servers: what the tests start, browser included.
 servers() {
     programs rabbitmq-server memcached postgresql=postgres chromium chromium-driver=chromedriver curl
+    promtool
+}
+
+# promtool: what checks rules for Prometheus, out of Debian's package, without the server in it.
+promtool() {
+    local folder sudo=""
+    [ -x .venv/bin/promtool ] || command -v promtool >/dev/null && return
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    folder=$(mktemp -d)
+    $sudo apt-get update --quiet=2
+    (cd "$folder" && apt-get download --quiet=2 prometheus && dpkg-deb --extract ./*.deb .)
+    mv "$folder/usr/bin/promtool" .venv/bin/
+    rm -r "$folder"
 }
 
 # store_servers: what the tests of the stores need: an environment with the drivers, what builds

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import mmap
 import shutil
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -16,6 +18,8 @@ import pytest
 from celery import Celery, uuid
 from celery.app.task import Context
 from celery.contrib.testing.worker import start_worker
+
+from celery_green_drain import notices
 
 from . import tls_proxy
 from .green import DRAINER, MODE, limit, wait_until
@@ -190,13 +194,17 @@ class Gunicorn:
         )
         wait_until(self._answers, "gunicorn", timeout=60)
 
+    def url(self, path: str) -> str:
+        """The address of *path*."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
     def fetch(self, path: str) -> Any:
         """Ask for *path*; return the answer."""
         return json.loads(self.read(path))
 
     def read(self, path: str) -> str:
         """Ask for *path*; return the answer as it is."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as response:
+        with urllib.request.urlopen(self.url(path), timeout=60) as response:
             answer: bytes = response.read()
             return answer.decode()
 
@@ -241,6 +249,8 @@ def make(broker: RedisServer, results: RedisServer) -> Iterator[Callable[..., Ce
     for app in made:
         if app._backend_cache is not None:
             app.backend.result_consumer.stop()
+            # What is called beside the loop may be reading just now, over a connection of its own.
+            app.backend.result_consumer.wait_for_calls(time.monotonic() + 20)
             if hasattr(app.backend, "client"):
                 app.backend.client.connection_pool.disconnect()
         app.close()
@@ -289,6 +299,12 @@ def connect(request: pytest.FixtureRequest, make: Callable[..., Celery]) -> Call
         return make(**conf)
 
     return connect
+
+
+@pytest.fixture
+def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings of which none was said so far."""
+    monkeypatch.setattr(notices, "_said", mmap.mmap(-1, notices.SIZE))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import struct
 import sys
@@ -37,6 +38,10 @@ class Proxy:
         with socket.create_connection(("127.0.0.1", self._control), 5) as control:
             control.sendall(f"{command}\n".encode())
             assert control.recv(16) == b"done\n", self.process.output()
+
+    def alternate(self, target: int) -> None:
+        """Connect each second client to another server."""
+        self.tell(f"alternate {target}")
 
     def swallow(self) -> None:
         """Let nothing through any more, over connections old and new, and close none."""
@@ -73,7 +78,7 @@ def proxied(target: int, delay: float = 0.0) -> Iterator[Proxy]:
 
 class _Server:
     def __init__(self, target: int) -> None:
-        self.target = target
+        self.targets = itertools.cycle([target])
         self.mode = "pass"
         self.delay = 0.0
         self.writers: set[asyncio.StreamWriter] = set()
@@ -85,7 +90,7 @@ class _Server:
             self._reset(writer)
             return
         try:
-            there = await asyncio.open_connection("127.0.0.1", self.target)
+            there = await asyncio.open_connection("127.0.0.1", next(self.targets))
         except OSError:
             self._reset(writer)
             return
@@ -137,11 +142,13 @@ class _Server:
         command, *arguments = (await reader.readline()).decode().split()
         if command == "delay":
             self.delay = float(arguments[0])
+        elif command == "alternate":
+            self.targets = itertools.cycle([next(self.targets), int(arguments[0])])
         elif command in ("reset", "refuse"):
             for other in self.writers:
                 self._reset(other)
             self.writers.clear()
-        if command not in ("delay", "reset"):
+        if command not in ("delay", "reset", "alternate"):
             self.mode = command
         writer.write(b"done\n")
         writer.close()

@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -119,15 +120,33 @@ def site(*command: str, measured: bool = False) -> Iterator[str]:
     assert "Traceback" not in process.output()
 
 
-class RedisServer:
-    """A redis-server that can be killed and started again on the same port."""
+#: Not for whom it may concern on this machine: what writes files as who runs the tests.
+FORBIDDEN = (
+    "-config +config|get -module -debug -replicaof -slaveof "
+    "-save -bgsave -bgrewriteaof -shutdown -acl"
+)
 
-    def __init__(self, *options: str) -> None:
+#: The user that may do all the same.
+OWNER = "owner"
+
+
+class RedisServer:
+    """A redis-server that can be killed and started again on the same port.
+
+    Whoever does not know the owner's password may do what applications do, and no more.
+    """
+
+    def __init__(self, *options: str, password: str = "") -> None:
         self.port = free_port()
         self.options = options
+        self.password = password or secrets.token_hex()
+        #: How applications log in: without a password, or with ``>PASSWORD``.
+        self.login = "nopass"
         self.folder = tempfile.TemporaryDirectory()
         self.process: Process
-        self.probe = redis.Redis(port=self.port, client_name="probe")
+        self.probe = redis.Redis(
+            port=self.port, username=OWNER, password=self.password, client_name="probe"
+        )
         self.start()
 
     def url(self, client: str = "", database: int = 0) -> str:
@@ -135,9 +154,16 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/{database}?client_name={client}"
 
     def start(self) -> None:
+        users = Path(self.folder.name, "users")
+        users.write_text(
+            f"user {OWNER} on >{self.password} ~* &* +@all\n"
+            f"user default on {self.login} ~* &* +@all {FORBIDDEN}\n"
+        )
+        users.chmod(0o600)
         self.process = Process(
             redis_executable(),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder.name),
+            *("--aclfile", str(users)),
             *("--appendonly", "yes", "--appendfsync", "no", "--save", "", *self.options),
         )
         wait_until(self._answers, f"redis-server on port {self.port}")

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from celery_green_drain import wsgi_report
+
 from .green import drain_loops
 from .tasks import make_app
 
@@ -21,7 +23,7 @@ app = make_app(
 
 
 #: What a test adds: more functions of such a web application.
-ADDED: dict[str, Any] = {"app": app}
+ADDED: dict[str, Any] = {"app": app, "inside": wsgi_report(app)}
 if "SITE_ADDED" in os.environ:
     exec(Path(os.environ["SITE_ADDED"]).read_text(), ADDED)
 

@@ -130,13 +130,13 @@ def ignored() -> int:
 def make_app(broker: str, results: str, **conf: Any) -> Celery:
     """An app with these tasks. What a worker and a client have in common."""
     app = Celery("tests", broker=broker, backend=results, set_as_current=False)
-    app.conf.update(
-        broker_connection_retry_on_startup=True,
-        task_ignore_result=False,
-        worker_prefetch_multiplier=64,
-        worker_hijack_root_logger=False,
-        **conf,
-    )
+    defaults = {
+        "broker_connection_retry_on_startup": True,
+        "task_ignore_result": False,
+        "worker_prefetch_multiplier": 64,
+        "worker_hijack_root_logger": False,
+    }
+    app.conf.update({**defaults, **conf})
     for function in (add, total, fail, fail_picky, nap):
         app.task(name=function.__name__)(function)
     for function in (ask, progress, spread, watching, branching, leaving, reporting):

@@ -12,7 +12,7 @@ import redis
 from celery import Celery, uuid
 
 from .green import crowd, wait_until
-from .servers import Process, RedisServer, free_port, redis_executable
+from .servers import OWNER, Process, RedisServer, free_port, redis_executable
 
 
 def use(app: Celery) -> None:
@@ -43,7 +43,6 @@ def test_database_and_password(make: Callable[..., Celery]) -> None:
     server.probe.config_set("requirepass", "pass:word")
     app = make(results=server.url(database=5).replace("://", "://:pass%3Aword@"))
     use(app)
-    server.probe.execute_command("AUTH", "pass:word")
     assert int(server.probe.info("keyspace")["db5"]["keys"]) == 2
     server.end()
 
@@ -81,7 +80,8 @@ def use_much(app: Celery) -> None:
 def sentinels(tmp_path: Path) -> Iterator[tuple[list[int], RedisServer, RedisServer]]:
     """Three sentinels, the master they watch, and a replica of that."""
     master = RedisServer("--repl-diskless-sync-delay", "0")
-    replica = RedisServer("--replicaof", "127.0.0.1", str(master.port))
+    of_it = ("--replicaof", "127.0.0.1", str(master.port))
+    replica = RedisServer(*of_it, password=master.password)
     ports = [free_port() for _ in range(3)]
     processes = []
     for port in ports:
@@ -91,6 +91,8 @@ def sentinels(tmp_path: Path) -> Iterator[tuple[list[int], RedisServer, RedisSer
             f"port {port}\n"
             f"dir {folder}\n"
             f"sentinel monitor main 127.0.0.1 {master.port} 2\n"
+            f"sentinel auth-user main {OWNER}\n"
+            f"sentinel auth-pass main {master.password}\n"
             "sentinel down-after-milliseconds main 1000\n"
             "sentinel failover-timeout main 3000\n"
         )

@@ -347,8 +347,7 @@ def test_a_password_that_changes_in_an_outage(
     wait_until(lambda: own.subscriptions() == 5, "the subscriptions")
     own.kill()
     wait_until(lambda: lost(caplog), "the loss to be noticed")
-    own.options = (*own.options, "--requirepass", "secret")
-    own.probe = redis.Redis(port=own.port, password="secret", client_name="probe")
+    own.login = ">secret"
     own.start()
     told = redis.exceptions.AuthenticationError
     wait_until(lambda: any(isinstance(x, told) for x in asked.outcomes()), "the error")
@@ -359,8 +358,6 @@ def test_a_password_that_changes_in_an_outage(
             app.AsyncResult(uuid()).get(timeout=5)
     assert sum("refuses" in message for message in caplog.messages) == 1
     own.probe.config_set("requirepass", "")
-    own.probe.close()
-    own.probe = redis.Redis(port=own.port, client_name="probe")
     assert app.AsyncResult(store(2)).get(timeout=20) == 2
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +15,18 @@ from typing import Any
 import pytest
 from celery import Celery, uuid
 from celery.exceptions import TimeoutError
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
+from opentelemetry.metrics import set_meter_provider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from celery_green_drain import statistics
 from celery_green_drain.prometheus import PREFIX, Collector
 
-from .green import wait_until
+from .green import MODE, wait_until
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -69,10 +79,85 @@ def test_an_app_that_is_off_has_no_metrics() -> None:
     assert scraped(Celery(backend="redis://")) == {}
 
 
-def test_the_alerts_name_metrics_that_there_are(app: Celery) -> None:
+def test_the_alerts_and_the_dashboard_name_metrics_that_there_are(app: Celery) -> None:
     app.backend.result_consumer.start()
     there = {f"{PREFIX}_{name.split()[0]}" for name in scraped(app)}
     rules = (DOCS / "alerts.yml").read_text()
-    named = set(re.findall(rf"\b{PREFIX}_\w+", rules))
     assert len(re.findall("- alert:", rules)) == 5
-    assert named <= there
+    for text in (rules, " ".join(expressions())):
+        assert set(re.findall(rf"\b{PREFIX}_\w+", text)) <= there
+
+
+def expressions() -> list[str]:
+    """All that the dashboard asks Prometheus for."""
+    panels = json.loads((DOCS / "dashboard.json").read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+def test_the_dashboard_is_one_to_grafana() -> None:
+    """Grafana's own model reads it, and loses nothing of what its panels say."""
+    text = json.loads((DOCS / "dashboard.json").read_text())
+    board = json.loads(JSONEncoder().encode(Dashboard.from_json(text)))
+    assert board["title"] == "celery_green_drain"
+    assert [each["name"] for each in board["templating"]["list"]] == ["datasource", "app"]
+    kept = ("id", "type", "title", "gridPos", "fieldConfig", "targets")
+    assert len(board["panels"]) == 10
+    for panel, read in zip(text["panels"], board["panels"]):
+        assert {key: read[key] for key in kept} == {key: panel[key] for key in kept}
+
+
+@pytest.mark.skipif(MODE != "unpatched", reason="promtool is a process of its own")
+def test_promtool_accepts_all_of_it(app: Celery, store: Callable[..., str], tmp_path: Path) -> None:
+    promtool("check", "rules", str(DOCS / "alerts.yml"))
+    promtool("test", "rules", str(Path(__file__).with_name("alerts_test.yml")))
+    rules = [
+        {"record": f"panel_{number}", "expr": expr.replace("$__rate_interval", "5m")}
+        for number, expr in enumerate(expressions())
+    ]
+    file = tmp_path / "dashboard.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool("check", "rules", str(file))
+    assert app.AsyncResult(store(1)).get(timeout=20) == 1
+    registry = CollectorRegistry()
+    registry.register(Collector(app))
+    promtool("check", "metrics", given=generate_latest(registry).decode())
+
+
+def promtool(*arguments: str, given: str = "") -> None:
+    process = subprocess.run(
+        [shutil.which("promtool") or str(Path(sys.prefix) / "bin" / "promtool"), *arguments],
+        input=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    assert process.returncode == 0, process.stdout
+
+
+@pytest.mark.skipif(MODE != "unpatched", reason="one mode is enough for a recipe")
+def test_the_recipe_for_opentelemetry(app: Celery, store: Callable[..., str]) -> None:
+    """As the docs print it."""
+    assert app.AsyncResult(store(1)).get(timeout=20) == 1
+    page = (DOCS / "monitoring.rst").read_text()
+    blocks = re.findall(r"code-block:: python\n\n((?:    .*\n|\n)+)", page)
+    (recipe,) = (textwrap.dedent(block) for block in blocks if "opentelemetry" in block)
+    reader = InMemoryMetricReader()
+    set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
+    exec(recipe, {"app": app})
+    data = reader.get_metrics_data()
+    assert data is not None
+    told = {
+        metric.name: metric.data.data_points[0].value
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+    assert told == {
+        "celery_green_drain.delivered": 1,
+        "celery_green_drain.timeouts": 0,
+        "celery_green_drain.outages": 0,
+        "celery_green_drain.pending": 0,
+        "celery_green_drain.callbacks_running": 0,
+        "celery_green_drain.connections": 1,
+    }

@@ -437,7 +437,6 @@ def test_a_refusal_is_told_at_once(make: Callable[..., Celery], own: RedisServer
     app = make(results=own.url("web"))
     with pytest.raises(redis.exceptions.AuthenticationError):
         app.AsyncResult(uuid()).get(timeout=20)
-    own.probe.execute_command("AUTH", "secret")
     own.probe.config_set("requirepass", "")
     task_id = uuid()
     app.backend.store_result(task_id, 1, "SUCCESS")

@@ -21,7 +21,7 @@ def test_each_request_in_a_greenlet_of_its_own(
     app: Celery, worker: object, results: RedisServer
 ) -> None:
     """As a web server does it, a hundred requests at a time."""
-    count, at_once = size(2000, 300), size(100, 20)
+    count, at_once = size(1000, 300), size(100, 20)
     add = app.tasks["add"]
     most: list[tuple[int, int]] = []
     over = threading.Event()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import mmap
 import os
 import re
 import subprocess
@@ -26,7 +25,7 @@ from celery.exceptions import ImproperlyConfigured
 from django.conf import LazySettings
 
 import celery_green_drain
-from celery_green_drain import Drainer, DrainerWarning, ThreadDrainer, drainers, notices
+from celery_green_drain import Drainer, DrainerWarning, ThreadDrainer, drainers
 from celery_green_drain.backends.redis import RedisBackend as DrainedRedisBackend
 from celery_green_drain.backends.redis import SentinelBackend as DrainedSentinelBackend
 from celery_green_drain.drainers import patching
@@ -50,12 +49,6 @@ def as_django_does(namespace: str = "CELERY", **settings: Any) -> Celery:
     app = Celery()
     app.config_from_object(source, namespace=namespace)
     return app
-
-
-@pytest.fixture
-def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Warnings of which none was said so far."""
-    monkeypatch.setattr(notices, "_said", mmap.mmap(-1, notices.SIZE))
 
 
 # -- every way that Celery takes its configuration

@@ -26,7 +26,6 @@ def locked() -> Iterator[RedisServer]:
     """A Redis that asks for a password."""
     server = RedisServer()
     server.probe.config_set("requirepass", "secret")
-    server.probe = redis.Redis(port=server.port, password="secret")
     yield server
     server.end()
 

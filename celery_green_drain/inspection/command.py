@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -83,6 +85,31 @@ def _trip(diagnosis: Diagnosis) -> str:
     count = figures["workers"]
     workers = "1 worker" if count == 1 else f"{count} workers"
     return f", {workers}, a task there and back in {figures['delivered'] * 1000:.0f} ms"
+
+
+@green_drain.command()
+@click.argument("url")
+@click.option("--interval", type=float, default=1.0, show_default=True, help="Seconds.")
+@click.option("--count", type=int, default=0, help="Rounds; 0: until Ctrl-C.")
+@click.option("--asks", type=int, default=4, show_default=True, help="Requests in a round.")
+def top(url: str, interval: float, count: int, asks: int) -> None:
+    """Show the figures of running web processes, again and again.
+
+    URL is where they serve their report, such as http://127.0.0.1:8000/inside.
+    """
+    from .top import Top
+
+    shown = Top(url, asks)
+    for number in itertools.count(1):
+        try:
+            shown.ask()
+        except (OSError, ValueError) as exc:
+            raise click.ClickException(f"{url}: {exc}") from exc
+        click.clear()
+        click.echo("\n".join(shown.lines()))
+        if number == count:
+            return
+        time.sleep(interval)
 
 
 @green_drain.command()

@@ -181,6 +181,18 @@ RULES = {
         "the broker cannot be reached",
         "Nothing can be sent. See that it runs, and that broker_url is right for this machine.",
     ),
+    "GD214": Rule(
+        "warning",
+        "Redis is in cluster mode",
+        "Celery knows no clusters. It works where one shard holds all keys, with more commands; "
+        "where there are several, results of the others are not found. Use a Redis without it.",
+    ),
+    "GD215": Rule(
+        "info",
+        "the driver of the result store blocks",
+        "It waits in C, where no green library reaches it. So it is called in native threads, "
+        "which costs more CPU time and delays nobody. See result_drainer_threads.",
+    ),
     # -- the workers
     "GD301": Rule(
         "error",

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from datetime import datetime, timezone
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -31,6 +30,9 @@ __all__ = ("Report", "consumer_of", "report", "statistics")
 
 #: Tasks that a report names, unless told otherwise.
 SHOWN = 50
+
+#: To look for them reads files, which at the first report would stop a hub for a while.
+VERSIONS = versions()
 
 
 def statistics(app: Any) -> Statistics:
@@ -77,7 +79,7 @@ def report(app: Any, limit: int = SHOWN) -> Report:
             "trouble": trouble(),
             "app": str(app.main or ""),
         },
-        "versions": dict(_versions()),
+        "versions": dict(VERSIONS),
         "addresses": {"results": result_address(app), "broker": broker_address(app)},
     }
     try:
@@ -93,10 +95,6 @@ def report(app: Any, limit: int = SHOWN) -> Report:
         statistics=asdict(Statistics(on=False) if consumer is None else consumer.statistics()),
         pending=[] if consumer is None else list(_pending(consumer, limit)),
     )
-
-
-#: They do not change, and to look for them reads files.
-_versions = lru_cache(maxsize=1)(versions)
 
 
 def _values(settings: Settings) -> Iterator[tuple[str, Any]]:

@@ -87,6 +87,8 @@ def _check_look(app: Any, figures: dict[str, Any]) -> Iterator[Finding]:
     except Exception as exc:
         yield Finding("GD211", f"{result_address(app)}: {one_line(exc)}")
         return
+    if app.backend.traits.blocks:
+        yield Finding("GD215", f"{result_address(app)}: calls are made in native threads.")
     figures["look"] = took = time.monotonic() - began
     if took > SLOW:
         yield Finding("GD212", f"{result_address(app)}: a look took {took:.2f} seconds.")
@@ -113,6 +115,9 @@ def _check_redis(app: Any, timeout: float, figures: dict[str, Any]) -> Iterator[
         try:
             client.get(backend.get_key_for_task(uuid()))
         except ResponseError as exc:
+            if "db index" in str(exc).lower():  # of the SELECT before it
+                yield Finding("GD201", f"{address}: there is no such database: {one_line(exc)}")
+                return
             yield Finding("GD203", f"{address}: GET is refused: {one_line(exc)}")
         yield from _rights(client, address, backend)
         yield from _subscription(client, address, backend, timeout)
@@ -174,6 +179,8 @@ def _configuration(client: Any, address: str, heartbeat: float) -> Iterator[Find
     _refusal(lambda: info.update(client.info()))
     for name in ("timeout", "maxclients", "client-output-buffer-limit"):
         _refusal(lambda: limits.update(client.config_get(name)))  # noqa: B023
+    if info.get("cluster_enabled"):
+        yield Finding("GD214", f"{address}: cluster_enabled is 1.")
     policy = info.get("maxmemory_policy", "noeviction")
     if info.get("maxmemory") and policy != "noeviction":
         yield Finding("GD206", f"{address}: maxmemory-policy is {policy}.")

@@ -12,6 +12,7 @@ from celery.exceptions import TimeoutError
 
 from ..addresses import masked
 from ..backends.rpc import RpcBackend
+from ..figures import moment
 from ..quoting import one_line
 from .findings import Finding
 
@@ -61,7 +62,7 @@ def _where(url: Any) -> str:
 
 def check_round_trip(app: Any, timeout: float, figures: dict[str, Any]) -> Iterator[Finding]:
     """Send a task that each worker has, and wait for its result."""
-    token, began = uuid(), time.monotonic()
+    token, began, at = uuid(), time.monotonic(), time.time()
     try:
         result = app.send_task(
             "celery.accumulate", (token,), {"index": 0}, ignore_result=False, expires=timeout * 2
@@ -74,7 +75,12 @@ def check_round_trip(app: Any, timeout: float, figures: dict[str, Any]) -> Itera
     except Exception as exc:
         yield Finding("GD308", one_line(exc))
         return
-    figures["sent"], figures["delivered"] = sent - began, time.monotonic() - began
+    delivered = time.monotonic() - began
+    figures["sent"] = sent - began
+    done = moment(result.date_done)
+    if done is not None:  # by the worker's clock
+        figures["stored"] = done - at
+    figures["delivered"] = delivered
     if value != token:
         yield Finding("GD308", f"The worker has returned {value!r:.80} in place of {token!r}.")
     elif not isinstance(app.backend, RpcBackend):
