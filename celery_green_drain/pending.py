@@ -291,11 +291,11 @@ class PendingResult(Promise):
         result = self._ref()
         if result is None or self.ready:
             return
-        followers = [wait for wait in snapshot(self.waits) if wait.messages]
+        followers = [wait for wait in snapshot(self.waits) if wait.messages] if self.waits else []
         try:
             if meta is None:
                 meta = read()
-            others = [read() for _ in followers[1:]]
+            others = [read() for _ in followers[1:]] if followers else []
             # A copy, as reading a result rebuilds its children in place.
             learn(result, dict(meta) if followers else meta)
         except Exception as exc:
@@ -305,7 +305,7 @@ class PendingResult(Promise):
             return
         for wait, state in zip(followers, (meta, *others)):
             wait.put(self, state)
-        self(result)
+        self._finish(result)
         if result.on_ready is not self:  # somebody has put another promise in its place
             self.loop.call(result.on_ready, result)
 
@@ -345,9 +345,11 @@ class PendingResult(Promise):
     def _finish(self, result: Any) -> None:
         self.ready = True  # before the lists are read: who adds to them looks at it afterwards
         self._keep = None
-        for wait in snapshot(self.waits):
-            wait.put(self, None)
-        self._call_all(result)
+        if self.waits:
+            for wait in snapshot(self.waits):
+                wait.put(self, None)
+        if self._callbacks or self._barriers:
+            self._call_all(result)
         if self.listed:
             self.consumer.drop(self)
 

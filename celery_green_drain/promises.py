@@ -87,15 +87,15 @@ class Callback:
         figures = of.loop.figures
         figures.callback_begins(self)
         try:
-            raised = self._context.run(self._run, error, args)
+            raised = self._context.run(self._run, of, error, args)
         finally:  # also where it is killed
             figures.callback_over(self, raised is not None)
         if raised is not None:
-            name = of.name(*args)
-            logger.error("A callback of %s raised.", name, exc_info=raised)
-            of.loop.tell(callback_raised, name=name, exception=raised)
+            of.loop.tell(callback_raised, name=of.name(*args), exception=raised)
 
-    def _run(self, error: BaseException | None, args: tuple[Any, ...]) -> BaseException | None:
+    def _run(
+        self, of: Chained, error: BaseException | None, args: tuple[Any, ...]
+    ) -> BaseException | None:
         try:
             try:
                 if error is None:
@@ -110,6 +110,7 @@ class Callback:
                 close_old_connections()
         except (Exception, SystemExit) as exc:
             # Under green threads sys.exit() would end the main greenlet, and everybody's request.
+            logger.exception("A callback of %s raised.", of.name(*args))
             return exc
         return None
 

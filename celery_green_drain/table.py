@@ -117,7 +117,8 @@ class PendingTable:
 
     def _unlist(self, pending: PendingResult) -> None:
         pending.listed = False
-        self._since.pop(pending, None)
+        if self._since:
+            self._since.pop(pending, None)
 
     @property
     def calls(self) -> int:

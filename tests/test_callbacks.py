@@ -231,6 +231,28 @@ def test_one_that_sleeps_delays_nobody(app: Celery, store: Callable[..., str]) -
     go_on.set()
 
 
+def test_its_error_is_logged_in_the_context_of_then(
+    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What collects errors, such as Sentry, finds the request there that it belongs to."""
+    seen: list[str] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        seen.append(current.get("nobody's"))
+        return True
+
+    logger = logging.getLogger("celery_green_drain.promises")
+    logger.addFilter(note)
+    try:
+        token = current.set("request 7")
+        app.AsyncResult(store(1)).then(lambda _: 1 / 0)
+        current.reset(token)
+        wait_until(lambda: "ZeroDivisionError" in caplog.text, "the line in the log")
+    finally:
+        logger.removeFilter(note)
+    assert seen == ["request 7"]
+
+
 def test_one_may_wait_for_another_task(app: Celery, worker: object) -> None:
     add = app.tasks["add"]
     values: list[int] = []

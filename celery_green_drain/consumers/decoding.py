@@ -17,7 +17,7 @@ JSON = "application/json"
 #: decoder was replaced by a user's. Without it kombu decodes all, which takes longer.
 _decoders: dict[str, Any] = getattr(serialization.registry, "_decoders", {})
 
-_decode = json.JSONDecoder(object_hook=kombu_json.object_hook).decode
+_decode = json.JSONDecoder(object_hook=kombu_json.object_hook).raw_decode
 
 
 def loads(data: Any, content_type: str | None, content_encoding: str | None, accept: Any) -> Any:
@@ -35,7 +35,10 @@ def decode(
     """The value of *data*; what is not plain JSON, or is wrong, is left to *otherwise*."""
     if data and _is_json(content_type, accept):
         try:
-            return _decode(data if isinstance(data, str) else str(data, "utf-8"))
+            text = data if isinstance(data, str) else str(data, "utf-8")
+            value, end = _decode(text)
+            if end == len(text):  # else there is more, such as blanks
+                return value
         except Exception:
             pass  # an error raised in here would name this one as its context
     return otherwise(data)

@@ -184,12 +184,13 @@ class Link:
         :raises OutOfStep: where something comes that nothing asked for.
         """
         self._heard = time.monotonic()
+        push, resp3 = self._push, self._resp3
         self.more = True
         try:
             with not_blocking(self._socket):
                 for response in self._responses():
                     self._parsed = self._heard
-                    if type(response) is not self._push or self._is_reply(response):
+                    if type(response) is not push or not (resp3 or self._is_push(response)):
                         self._handle_reply(response)
                     elif response[0] == b"message":
                         self._on_message(response[1], response[2])
@@ -226,11 +227,9 @@ class Link:
             else:
                 yield response
 
-    def _is_reply(self, response: list[Any]) -> bool:
-        """Whether *response* is none of those that RESP2 sends unasked for, though it looks so."""
-        return not self._resp3 and not (
-            self._subscribes and len(response) == 3 and response[0] in PUSHES
-        )
+    def _is_push(self, response: list[Any]) -> bool:
+        """Whether *response* is one that RESP2 sends unasked for: a reply may look like it."""
+        return self._subscribes and len(response) == 3 and response[0] in PUSHES
 
     def _handle_reply(self, response: Any) -> None:
         if isinstance(response, Exception):
