@@ -28,8 +28,13 @@ promtool() {
     [ -x .venv/bin/promtool ] || command -v promtool >/dev/null && return
     [ "$(id -u)" = 0 ] || sudo=sudo
     folder=$(mktemp -d)
-    $sudo apt-get update --quiet=2
-    (cd "$folder" && apt-get download --quiet=2 prometheus && dpkg-deb --extract ./*.deb .)
+    (
+        cd "$folder"
+        # The lists of packages may be old, or not there at all.
+        apt-get download --quiet=2 prometheus 2>/dev/null ||
+            { $sudo apt-get update --quiet=2 && apt-get download --quiet=2 prometheus; }
+        dpkg-deb --extract ./*.deb .
+    )
     mv "$folder/usr/bin/promtool" .venv/bin/
     rm -r "$folder"
 }

@@ -374,6 +374,7 @@ def test_in_flask_and_django(make: Callable[..., Celery], django: Path) -> None:
 def heard(*wanted: Signal) -> Iterator[list[tuple[str, dict[str, Any]]]]:
     """Collect what *wanted* tell, beside receivers that raise, leave and sleep."""
     told: list[tuple[str, dict[str, Any]]] = []
+    over = threading.Event()
 
     def receive(signal: Signal, **kwargs: Any) -> None:
         told.append((signal.name, kwargs))
@@ -382,7 +383,7 @@ def heard(*wanted: Signal) -> Iterator[list[tuple[str, dict[str, Any]]]]:
         raise ValueError("a receiver that raises")
 
     def sleep(**kwargs: Any) -> None:
-        time.sleep(30)
+        over.wait(30)
 
     def leave(**kwargs: Any) -> None:
         sys.exit("a receiver that leaves")
@@ -394,6 +395,7 @@ def heard(*wanted: Signal) -> Iterator[list[tuple[str, dict[str, Any]]]]:
     try:
         yield told
     finally:
+        over.set()
         for one in wanted:
             for receiver in receivers:
                 one.disconnect(receiver)
