@@ -23,7 +23,7 @@ from celery_green_drain import notices
 
 from . import tls_proxy
 from .green import DRAINER, MODE, limit, wait_until
-from .launch import PAGES
+from .launch import BESIDE, PAGES
 from .ownership import watch_the_table
 from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
@@ -31,8 +31,8 @@ from .servers import Process, RedisServer, Worker, free_port
 from .stores import configure_django
 from .tasks import make_app
 
-#: The pages are tested once, beside the modes.
-collect_ignore = [] if MODE == PAGES else ["pages"]
+#: These are tested once, beside the modes.
+collect_ignore = [part for part in BESIDE if part != MODE]
 
 #: For what runs in a gunicorn, whatever has patched this process.
 in_gunicorn = pytest.mark.skipif(MODE != "gevent", reason="gunicorn is a process of its own")

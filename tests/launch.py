@@ -1,6 +1,6 @@
 """``launch.py MODE [ARGUMENT...]``: run pytest in a process that MODE has patched first.
 
-``pages`` is no mode, but what runs beside them: the tests of the pages, which patch nothing.
+``applications`` and ``pages`` are no modes, but what runs beside them, and patches nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import sys
 
 MODES = ("unpatched", "gevent", "eventlet")
-PAGES = "pages"
+APPLICATIONS, PAGES = BESIDE = ("applications", "pages")
 
 
 def patch(mode: str) -> None:
@@ -25,8 +25,8 @@ def patch(mode: str) -> None:
         import eventlet
 
         eventlet.monkey_patch()
-    elif mode not in ("unpatched", PAGES):
-        sys.exit(f"launch: {mode!r} is none of {', '.join(MODES)}")
+    elif mode not in ("unpatched", *BESIDE):
+        sys.exit(f"launch: {mode!r} is none of {', '.join((*MODES, *BESIDE))}")
 
 
 if __name__ == "__main__":

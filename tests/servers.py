@@ -24,16 +24,16 @@ from celery_green_drain.demo.bundled import redis_server
 from celery_green_drain.demo.processes import Child
 
 from .green import MODE, wait_until
-from .launch import MODES, PAGES
+from .launch import BESIDE, MODES
 
 
 def _ports() -> Iterator[int]:
     # Below those that the kernel gives to clients, and for each mode others, as the modes may be
     # tested at once: nobody else takes one before its server does.
-    first = 6_000 + 6_000 * (PAGES, *MODES).index(MODE)
-    start = random.randrange(6_000)
+    first = 6_000 + 5_000 * (*BESIDE, *MODES).index(MODE)
+    start = random.randrange(5_000)
     for number in itertools.count(start):
-        yield first + number % 6_000
+        yield first + number % 5_000
 
 
 _next_ports = _ports()

@@ -213,8 +213,8 @@ def test_what_one_greenlet_has_got_another_gets_as_well(app: Celery) -> None:
 def test_results_that_nobody_reads(
     make: Callable[..., Celery], rabbit: RabbitServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    count, kept = size(30_000, 20_000), 10_000
-    app = make(broker=rabbit.url(), results="rpc://")
+    count, kept = 8_000, 2_000
+    app = make(broker=rabbit.url(), results="rpc://", result_drainer_buffer=kept)
     publish_results(app, rabbit, [f"task {i}" for i in range(count)])
     evicted = count - kept
     wait_until(lambda: consumer(app).statistics().evicted == evicted, "the last one", timeout=120)

@@ -16,14 +16,9 @@ import redis
 
 from celery_green_drain.demo.check import MOST_CONNECTIONS
 
-from .green import GREEN
-from .rabbitmq import RabbitServer
-from .servers import DEMO, RedisServer, site
-from .sse_client import EventSource
-
-pytestmark = pytest.mark.skipif(
-    GREEN, reason="the demo is a process of its own, whatever has patched this one"
-)
+from ..rabbitmq import RabbitServer
+from ..servers import DEMO, RedisServer, site
+from ..sse_client import EventSource
 
 
 def test_check() -> None:
@@ -32,10 +27,6 @@ def test_check() -> None:
 
 def test_check_rpc_preloaded(rabbit: RabbitServer) -> None:
     check("--backend", "rpc", "--broker", rabbit.url(), "--preload")
-
-
-def test_check_rpc_over_redis() -> None:
-    check("--backend", "rpc")
 
 
 def check(*options: str) -> None:

@@ -7,11 +7,8 @@ import sys
 
 import pytest
 
-from .green import GREEN
-from .servers import UNMEASURED
-from .soak.ledger import Balance, balance
-
-pytestmark = pytest.mark.skipif(GREEN, reason="these are processes of their own")
+from ..servers import UNMEASURED
+from ..soak.ledger import Balance, balance
 
 
 @pytest.mark.parametrize("backend", ["redis", "rpc"])

@@ -6,16 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
-
-from .green import MODE
-from .servers import Process
+from ..servers import Process
 
 
-# That mode, as it has the most time to spare where all are tested at once.
-@pytest.mark.skipif(
-    MODE != "eventlet", reason="each measurement patches a process of its own: once is enough"
-)
 def test_each_case_works(tmp_path: Path) -> None:
     command = (
         sys.executable,

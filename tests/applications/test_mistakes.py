@@ -2,7 +2,7 @@
 
 ``docs/mistakes.csv`` is what these tests have seen. To write it anew::
 
-    TESTS_WRITE=yes scripts/test unpatched tests/test_mistakes.py
+    TESTS_WRITE=yes scripts/test applications -k mistakes
 """
 
 from __future__ import annotations
@@ -31,16 +31,14 @@ from celery_green_drain.inspection import checks, executed
 from celery_green_drain.inspection.doctor import diagnose
 from celery_green_drain.inspection.findings import Finding
 
-from .green import GREEN, wait_until
-from .proxy import proxied
-from .rabbitmq import RabbitServer
-from .servers import UNMEASURED, RedisServer, Worker, free_port
-from .stores import MemcachedServer
-from .tasks import make_app
+from ..green import wait_until
+from ..proxy import proxied
+from ..rabbitmq import RabbitServer
+from ..servers import UNMEASURED, RedisServer, Worker, free_port
+from ..stores import MemcachedServer
+from ..tasks import make_app
 
-pytestmark = pytest.mark.skipif(GREEN, reason="a command is a process that nothing patches")
-
-TABLE = Path(__file__).parent.parent / "docs" / "mistakes.csv"
+TABLE = Path(__file__).parents[2] / "docs" / "mistakes.csv"
 
 HEAD = ["Mistake", "Without the doctor", "The doctor"]
 

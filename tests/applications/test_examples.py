@@ -15,15 +15,11 @@ from typing import Any
 import pytest
 import socketio
 
-from .green import GREEN, wait_until
-from .servers import Process, site
-from .sse_client import Event, EventSource
+from ..green import wait_until
+from ..servers import Process, site
+from ..sse_client import Event, EventSource
 
-pytestmark = pytest.mark.skipif(
-    GREEN, reason="an example is a process of its own, whatever has patched this one"
-)
-
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 READMES = sorted(EXAMPLES.glob("*/README.md"))
 RUN = (sys.executable, str(EXAMPLES / "run.py"))
 

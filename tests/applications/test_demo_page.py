@@ -8,13 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 from selenium.webdriver import ActionChains, Chrome, Keys
 
-from .browser import Page, browser
-from .green import GREEN, wait_until
-from .servers import DEMO, site
-
-pytestmark = pytest.mark.skipif(
-    GREEN, reason="the demo is a process of its own, whatever has patched this one"
-)
+from ..browser import Page, browser
+from ..green import wait_until
+from ..servers import DEMO, site
 
 
 @pytest.fixture(scope="module")
