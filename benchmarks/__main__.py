@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.rabbitmq import RabbitServer
-from tests.servers import RedisServer, Worker
+from tests.servers import OWNER, RedisServer, Worker
 
 from . import plan, report
 from .plan import Measurement
@@ -72,6 +72,7 @@ def run(chosen: list[Measurement], rounds: int) -> dict[Measurement, list[dict[s
         started.callback(broker.end)
         addresses = {
             "redis": f"redis://127.0.0.1:{store.port}/0",
+            "probe": f"redis://{OWNER}:{store.password}@127.0.0.1:{store.port}/0",
             "broker": f"redis://127.0.0.1:{broker.port}/0",
         }
         if any(what.store == "rabbitmq" for what in chosen):

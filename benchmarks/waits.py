@@ -98,7 +98,7 @@ class Waits:
 
 def get(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     """The cost of a result; and before that, of the waits and of waiting."""
-    probe = redis.Redis.from_url(addresses["redis"], client_name="probe")
+    probe = redis.Redis.from_url(addresses["probe"], client_name="probe")
     waits = Waits(what, addresses)
     waits.warm_up()
     publisher = waits.publisher()

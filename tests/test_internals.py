@@ -40,7 +40,7 @@ PRIVATE: dict[str, Any] = {
 }
 
 #: Those that look private and are not: documented, or a field of MongoDB.
-PUBLIC = {"_default_manager", "_getframe", "_id", "_replace"}
+PUBLIC = {"_default_manager", "_getframe", "_id", "_replace", "_thread"}
 
 #: What this package puts into objects of others.
 OURS = {"_drained_backends", "_made_client"}
