@@ -22,7 +22,7 @@ from celery.contrib.testing.worker import start_worker
 from celery_green_drain import notices
 
 from . import tls_proxy
-from .green import DRAINER, MODE, limit, wait_until
+from .green import DRAINER, GREEN, MODE, limit, wait_until
 from .launch import BESIDE, PAGES
 from .ownership import watch_the_table
 from .proxy import Proxy, proxied
@@ -39,6 +39,9 @@ in_gunicorn = pytest.mark.skipif(MODE != "gevent", reason="gunicorn is a process
 
 #: Where results come from; and over which broker, where they are messages.
 KINDS = ("redis", "rpc, rabbitmq", "rpc, redis", "rpc, memory")
+
+#: Those that serve in green processes: with the last one the worker is in the tests' own process.
+SERVED = KINDS[:-1] if GREEN else KINDS
 
 #: Seconds that a test may take, and its fixtures as long again. Where nothing can be raised any
 #: more, ``faulthandler_timeout`` in setup.cfg ends the process.

@@ -17,11 +17,11 @@ from celery_green_drain import sse, watch
 from celery_green_drain.consumers.amqp import AmqpSession
 from celery_green_drain.consumers.virtual import VirtualSession
 
-from .conftest import KINDS
+from .conftest import SERVED
 from .green import crowd, size, spawn, spawn_get, wait_until
 from .servers import RedisServer
 
-pytestmark = pytest.mark.kinds(*KINDS)
+pytestmark = pytest.mark.kinds(*SERVED)
 
 #: For what messages cannot do, in Celery either, and what has nothing to do with them.
 stored = pytest.mark.kinds("redis")
@@ -33,7 +33,7 @@ def test_get(app: Celery) -> None:
 
 def test_many_at_once_each_get_their_own(app: Celery) -> None:
     add = app.tasks["add"]
-    count = size(500, 50)
+    count = size(200, 50)
     assert crowd(count, lambda i: add.delay(i, 1).get(timeout=60)) == [i + 1 for i in range(count)]
 
 
