@@ -190,7 +190,8 @@ class Figures:
             return
         # The clocks of two machines are never the same.
         lag = max(0.0, time.time() - ended)
-        if lag <= now - since:  # else it was there before anybody waited
+        # Else it was there before anybody waited. This clock last: others may run between.
+        if lag <= time.monotonic() - since:
             self.lag.add(lag)
             self._lags.append((now, lag))
 

@@ -19,7 +19,7 @@ from celery import Celery, uuid
 from celery.app.task import Context
 from celery.contrib.testing.worker import start_worker
 
-from celery_green_drain import notices
+from celery_green_drain import ResultConsumer, notices
 
 from . import tls_proxy
 from .green import DRAINER, GREEN, MODE, limit, wait_until
@@ -251,9 +251,11 @@ def make(broker: RedisServer, results: RedisServer) -> Iterator[Callable[..., Ce
     yield make
     for app in made:
         if app._backend_cache is not None:
-            app.backend.result_consumer.stop()
-            # What is called beside the loop may be reading just now, over a connection of its own.
-            app.backend.result_consumer.wait_for_calls(time.monotonic() + 20)
+            consumer = app.backend.result_consumer
+            consumer.stop()
+            if isinstance(consumer, ResultConsumer):
+                # What is called beside the loop may be reading now, over a connection of its own.
+                consumer.wait_for_calls(time.monotonic() + 20)
             if hasattr(app.backend, "client"):
                 app.backend.client.connection_pool.disconnect()
         app.close()
