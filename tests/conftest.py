@@ -35,7 +35,7 @@ from .tasks import make_app
 collect_ignore = [part for part in BESIDE if part != MODE]
 
 #: For what runs in a gunicorn, whatever has patched this process.
-in_gunicorn = pytest.mark.skipif(MODE != "gevent", reason="gunicorn is a process of its own")
+in_gunicorn = pytest.mark.skipif(GREEN, reason="gunicorn is a process of its own")
 
 #: Where results come from; and over which broker, where they are messages.
 KINDS = ("redis", "rpc, rabbitmq", "rpc, redis", "rpc, memory")
@@ -190,7 +190,8 @@ class Gunicorn:
             *(sys.executable, "-m", "gunicorn", "--worker-class", "gevent"),
             *("--workers", str(workers), "--bind", f"127.0.0.1:{self.port}", *options),
             "tests.site:application",
-            measured=MODE == "gevent",
+            measured=True,
+            TESTS_MODE="gevent",
             SITE_BROKER=urls[0],
             SITE_RESULTS=urls[1],
             **environment,
