@@ -148,6 +148,9 @@ def make_app(broker: str, results: str, **conf: Any) -> Celery:
 
 if "TESTS_BROKER" in os.environ:
     persistent = bool(os.environ.get("TESTS_PERSISTENT"))
+    if persistent:
+        # Celery's own worker gives a result up after 20 s, and a broker may take longer to start.
+        RPCBackend.retry_policy = {**RPCBackend.retry_policy, "max_retries": 120}
     app = make_app(
         os.environ["TESTS_BROKER"],
         os.environ["TESTS_RESULTS"],

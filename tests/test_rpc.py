@@ -511,13 +511,13 @@ def test_a_restarted_broker(
     nap = app.tasks["nap"]
     done = [nap.delay(0, i) for i in range(count)]
     slow = [nap.delay(3, i) for i in range(16)]
-    outcomes = [spawn_get(result) for result in done + slow]
+    outcomes = [spawn_get(result, timeout=100) for result in done + slow]
     called: list[int] = []
     later = nap.delay(1, "called")
     later.then(lambda result: called.append(result.get()))
     own.kill()
     own.start()
-    wait_until(lambda: all(outcomes) and called, "all results", timeout=90)
+    wait_until(lambda: all(outcomes) and called, "all results", timeout=105)
     assert outcomes == [[i] for i in range(count)] + [[i] for i in range(16)]
     assert called == ["called"]
     assert len([m for m in caplog.messages if m.startswith("Lost the connection")]) == 1
