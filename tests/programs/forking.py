@@ -5,14 +5,12 @@ Exits 0 where parent and child each got their own results, over connections of t
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import Any
 
+from ..children import Children
 from ..launch import patch
-
-CHILDREN = 3
 
 
 def main(mode: str, broker: str, results: str) -> None:
@@ -48,31 +46,21 @@ def main(mode: str, broker: str, results: str) -> None:
     inherited.then(called.append)
     time.sleep(0.1)
 
-    children = []
-    for number in range(CHILDREN):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                assert consumer.statistics().drainer is None
-                assert consumer.statistics().pending == 0
-                use(f"child {number}")
-                app.backend.store_result(inherited.id, "of both", "SUCCESS")
-                assert inherited.get(timeout=20) == "of both"
-                assert consumer.statistics().connects == 1
-                assert not called, "the callbacks are the parent's"
-                assert drain_loops() == 1, drain_loops()
-                code = 0
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(pid)
+    def work(number: int) -> None:
+        assert consumer.statistics().drainer is None
+        assert consumer.statistics().pending == 0
+        use(f"child {number}")
+        app.backend.store_result(inherited.id, "of both", "SUCCESS")
+        assert inherited.get(timeout=20) == "of both"
+        assert consumer.statistics().connects == 1
+        assert not called, "the callbacks are the parent's"
+        assert drain_loops() == 1, drain_loops()
 
+    children = Children(work)
     use("parent")
     spawn(store_later, pending.id, "late")
     assert pending.get(timeout=20) == "late"
-    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * CHILDREN
+    children.check()
     assert inherited.get(timeout=20) == "of both"
     time.sleep(0.1)
     assert called == [pending, inherited] or called == [inherited, pending], called

@@ -1,17 +1,15 @@
-"""``forking_rpc.py MODE BROKER``: use rpc results, fork, and use them on both sides.
+"""``forking_rpc MODE BROKER``: use rpc results, fork, and use them on both sides.
 
 Exits 0 where parent and child each got their own results, over queues of their own.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
+from ..children import Children
 from ..launch import patch
-
-CHILDREN = 3
 
 
 def main(mode: str, broker: str) -> None:
@@ -38,28 +36,18 @@ def main(mode: str, broker: str) -> None:
     wait_until(lambda: consumer.statistics().pending, "the callback to be served")
     name = app.backend.oid
 
-    children = []
-    for number in range(CHILDREN):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                assert consumer.statistics().drainer is None
-                assert app.backend.oid != name
-                use(f"child {number}")
-                assert consumer.statistics().connects == 1
-                assert not called, "the callback is the parent's"
-                assert drain_loops() == 1, drain_loops()
-                consumer.stop()
-                code = 0
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(pid)
+    def work(number: int) -> None:
+        assert consumer.statistics().drainer is None
+        assert app.backend.oid != name
+        use(f"child {number}")
+        assert consumer.statistics().connects == 1
+        assert not called, "the callback is the parent's"
+        assert drain_loops() == 1, drain_loops()
+        consumer.stop()
 
+    children = Children(work)
     use("parent")
-    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * CHILDREN
+    children.check()
     wait_until(lambda: called == [inherited], "the callback")
     assert inherited.get() == "the parent's"
     assert app.backend.oid == name
