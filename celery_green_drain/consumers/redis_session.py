@@ -324,24 +324,19 @@ class RedisSession(Session):
         return self._lookups_of(keys)
 
     def _lookups_of(self, keys: dict[bytes, str]) -> list[Command]:
+        # From now on commands have them.
+        readings: Readings = {}
+        if self._readings:
+            readings = {key: self._readings.pop(key) for key in keys if key in self._readings}
         if "GET" in self._refused:
-            readings = self._readings_of(keys)
             for key, task_id in keys.items():
                 self._on_nothing(key, task_id, readings)
             return []
         name, size = ("GET", 1) if "MGET" in self._refused else ("MGET", CHUNK)
-        commands = [self._look_for(name, chunk) for chunk in _chunks(keys, size)]
+        chunks = _chunks(keys, size)
+        commands = [Command(name, chunk, self._on_looked_up, readings) for chunk in chunks]
         self._figures.lookups += len(commands)
         return commands
-
-    def _look_for(self, name: str, keys: dict[bytes, str]) -> Command:
-        return Command(name, keys, self._on_looked_up, self._readings_of(keys))
-
-    def _readings_of(self, keys: dict[bytes, str]) -> Readings:
-        """Those who read one of *keys*: from now on a command has them."""
-        if not self._readings:
-            return {}
-        return {key: self._readings.pop(key) for key in keys if key in self._readings}
 
     # -- what arrives
 
@@ -416,7 +411,7 @@ class RedisSession(Session):
         if not isinstance(values, list) or len(values) != len(command.keys):
             raise OutOfStep(f"Redis has answered {command!r} with {values!r:.100}")
         for (key, task_id), value in zip(command.keys.items(), values):
-            for reading in command.readings.get(key, ()) if command.readings else ():
+            for reading in command.readings.get(key, ()):
                 reading.answer(value)
             if value is None:
                 if self._refusals:
@@ -430,10 +425,8 @@ class RedisSession(Session):
         if command.name == "MGET":
             if never:
                 self._consumer.refuse("MGET", error, "results are looked up one by one")
-            gets = [
-                Command("GET", keys, self._on_looked_up, command.readings_of(keys))
-                for keys in _chunks(command.keys, 1)
-            ]
+            chunks, readings = _chunks(command.keys, 1), command.readings
+            gets = [Command("GET", chunk, self._on_looked_up, readings) for chunk in chunks]
             self._submit(self.lookup, gets)
             return
         ((key, task_id),) = command.keys.items()

@@ -79,7 +79,7 @@ class Command:
     :param name: such as ``SUBSCRIBE``.
     :param keys: its arguments, in order, and what each stands for.
     :param answered: called with the command, and the reply or the error; None for a confirmation.
-    :param readings: who reads some of the keys.
+    :param readings: who reads some of the keys, and perhaps some of other commands.
     """
 
     __slots__ = ("_missing", "answered", "keys", "name", "readings", "sent")
@@ -101,10 +101,6 @@ class Command:
 
     def __repr__(self) -> str:
         return f"<{self.name} of {len(self.keys)} keys>"
-
-    def readings_of(self, keys: Iterable[bytes]) -> Readings:
-        """Who reads one of *keys*."""
-        return {key: self.readings[key] for key in keys if key in self.readings}
 
     def confirm(self) -> bool:
         """One channel more is confirmed; return whether that was the last one."""
