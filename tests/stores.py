@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     import psycopg
 
 
+#: A folder in memory, if there is one: SQLite waits for a disk at each result, and a busy disk may
+#: take longer than SQLite waits for a lock.
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
 def as_user(name: str) -> list[str]:
     """What makes a command run as user *name*, where this is root, as which no server runs."""
     if os.getuid():
@@ -241,7 +246,7 @@ class OwnStore(BaseBackend):
 
 def configure_django() -> Path:
     """Set this process up as a Django project with its tables; return the project's folder."""
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir=IN_MEMORY))
     os.environ["TESTS_DJANGO"] = str(folder)
     import django
     from django.conf import settings

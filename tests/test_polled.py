@@ -28,7 +28,7 @@ from .green import DRAINER, GREEN, crowd, kill, size, spawn, spawn_get, wait_unt
 from .program import command, run, run_fine
 from .servers import RedisServer, Worker
 from .sse_client import parse
-from .stores import MemcachedServer, OwnStore, PostgresServer, Store
+from .stores import IN_MEMORY, MemcachedServer, OwnStore, PostgresServer, Store
 from .tasks import make_app
 from .watcher import Watcher
 
@@ -53,7 +53,7 @@ def memcached() -> Iterator[MemcachedServer]:
 def stores(
     postgres: PostgresServer, memcached: MemcachedServer, django: Path
 ) -> Iterator[dict[str, Store]]:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         (Path(folder) / "file").mkdir()
         (Path(folder) / "own").mkdir()
         sqlite = f"db+sqlite:///{folder}/results.sqlite3"

@@ -71,8 +71,6 @@ def terminals(
 
     @cache
     def terminal(page: Path) -> Terminal:
-        for earlier in made:
-            earlier.end()
         ports = {WEB: free_port()}
         if page.stem == "rabbitmq":
             rabbit: RabbitServer = request.getfixturevalue("rabbit")
@@ -120,6 +118,8 @@ def test_page(
         watch_the_bar(terminal.url)
     if section == "A progress bar":
         watch_the_bar(terminal.url, without="*/events")
+    if section == [*sections(page)][-1]:
+        terminal.end()  # here, so that a complaint of what ran is this page's
 
 
 def watch_the_bar(url: str, without: str = "") -> None:
