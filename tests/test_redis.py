@@ -128,6 +128,20 @@ def test_the_pool_is_small_by_default(app: Celery, results: RedisServer) -> None
     assert len(results.clients()) <= 10
 
 
+def test_idle_connections_for_single_commands_that_were_closed(
+    app: Celery, results: RedisServer
+) -> None:
+    """They are opened anew, and nobody is told."""
+    client = app.backend.client
+    crowd(3, lambda i: client.blpop(["nothing"], 0.2))
+    clients = results.clients()
+    assert len(clients) == 3
+    for each in clients:
+        results.probe.client_kill(each["addr"])
+    wait_until(lambda: not results.clients(), "the end of the connections")
+    assert crowd(3, lambda i: client.blpop(["nothing"], 0.2)) == [None] * 3
+
+
 def test_the_store_is_believed_after_an_outage(
     app: Celery, store: Callable[..., str], results: RedisServer
 ) -> None:
