@@ -27,6 +27,8 @@ from .servers import (
     MongoServer,
     MotoDynamoServer,
     Server,
+    kinds,
+    others,
 )
 
 
@@ -200,12 +202,13 @@ def refused(make: Make, server: Server, url: str, words: str) -> None:
 
 
 @pytest.mark.skipif(not GREEN, reason="there is no hub to be blocked")
+@pytest.mark.parametrize("server", [*kinds(), *others()], indirect=True)
 def test_a_slow_server_stalls_nobody_else(make: Make, server: Server) -> None:
     assert longest_pause(make, server) < DELAY
 
 
 @pytest.mark.skipif(not GREEN, reason="there is no hub to be blocked")
-@pytest.mark.parametrize("server", ["mariadb, mysqlclient"], indirect=True)
+@pytest.mark.parametrize("server", ["mariadb, mysqlclient", "postgresql, psycopg2"], indirect=True)
 def test_a_driver_that_blocks_would_be_seen(make: Make, server: Server) -> None:
     assert longest_pause(make, server, result_drainer_threads=False) > DELAY
 
