@@ -23,7 +23,7 @@ from celery_green_drain import ResultConsumer, notices
 
 from . import tls_proxy
 from .green import DRAINER, GREEN, MODE, limit, wait_until
-from .launch import BESIDE, PAGES
+from .launch import BESIDE
 from .ownership import watch_the_table
 from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
@@ -45,7 +45,7 @@ SERVED = KINDS[:-1] if GREEN else KINDS
 
 #: Seconds that a test may take, and its fixtures as long again. Where nothing can be raised any
 #: more, ``faulthandler_timeout`` in setup.cfg ends the process.
-LIMIT = 360 if MODE == PAGES else 150  # which wait for pip
+LIMIT = 360 if MODE in BESIDE else 150  # which wait for pip, and for whole applications
 
 #: The fixtures of those whose app is the same for all tests of a module.
 SHARED = {"rpc, redis": "redis_rpc_app", "rpc, memory": "memory_app"}

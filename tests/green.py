@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -120,7 +121,7 @@ class _Alarm:
 def crowd(count: int, function: Callable[[int], Any], timeout: float = 120) -> list[Any]:
     """Call ``function(0)`` to ``function(count - 1)`` at once; return what they return or raise."""
     outcomes: list[Any] = [None] * count
-    left = [count]
+    ended = itertools.count(1)
     done = threading.Event()
 
     def one(index: int) -> None:
@@ -128,14 +129,13 @@ def crowd(count: int, function: Callable[[int], Any], timeout: float = 120) -> l
             outcomes[index] = function(index)
         except Exception as exc:
             outcomes[index] = exc
-        left[0] -= 1
-        if not left[0]:
+        if next(ended) == count:  # in one step, as these may be native threads
             done.set()
 
     for index in range(count):
         spawn(one, index)
     if not done.wait(timeout):
-        raise AssertionError(f"{left[0]} of {count} are not back after {timeout} s")
+        raise AssertionError(f"{next(ended) - 1} of {count} are back after {timeout} s")
     return outcomes
 
 

@@ -34,6 +34,19 @@ def test_json_needs_no_decoder_of_its_own(slow: list[Any], kind: Any) -> None:
     assert slow == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"__type__": "bytes", "__value__": "b"}',
+        r'{"\u005f_type__": "bytes", "__value__": "b"}',
+        r'[{"a": "\"\\\n"}, {"a": 1}, 1e3]',
+    ],
+)
+def test_json_means_what_it_means_to_kombu(slow: list[Any], text: str) -> None:
+    assert loads(text, JSON, "utf-8", {JSON}) == serialization.registry.loads(text, JSON, "utf-8")
+    assert slow == []
+
+
 def test_a_serializer_of_the_user_is_used(slow: list[Any]) -> None:
     serialization.register("json", json.dumps, lambda data: "the user's", JSON, "utf-8")
     try:

@@ -128,6 +128,20 @@ def test_the_pool_is_small_by_default(app: Celery, results: RedisServer) -> None
     assert len(results.clients()) <= 10
 
 
+def test_idle_connections_for_single_commands_that_were_closed(
+    app: Celery, results: RedisServer
+) -> None:
+    """They are opened anew, and nobody is told."""
+    client = app.backend.client
+    crowd(3, lambda i: client.blpop(["nothing"], 0.2))
+    clients = results.clients()
+    assert len(clients) == 3
+    for each in clients:
+        results.probe.client_kill(each["addr"])
+    wait_until(lambda: not results.clients(), "the end of the connections")
+    assert crowd(3, lambda i: client.blpop(["nothing"], 0.2)) == [None] * 3
+
+
 def test_the_store_is_believed_after_an_outage(
     app: Celery, store: Callable[..., str], results: RedisServer
 ) -> None:
@@ -157,6 +171,35 @@ def test_global_keyprefix(make: Callable[..., Celery]) -> None:
     app.backend.store_result(task_id, 1, "SUCCESS")
     assert app.AsyncResult(task_id).get(timeout=5) == 1
     assert app.backend.client.keys(f"mine_*{task_id}")
+
+
+def test_keys_of_the_users_own(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make()
+
+    def turned(backend: Any, task_id: str, key: str = "") -> bytes:
+        return task_id[::-1].encode()
+
+    monkeypatch.setattr(type(app.backend), "get_key_for_task", turned)
+    task_id = uuid()
+    app.backend.store_result(task_id, 1, "SUCCESS")
+    assert app.AsyncResult(task_id).get(timeout=5) == 1
+    assert app.backend.client.exists(task_id[::-1])
+
+
+@pytest.mark.parametrize("task_id", ["", "\ud800"])
+def test_what_is_no_task_id_fails_its_waiter_alone(
+    app: Celery, store: Callable[..., str], task_id: str
+) -> None:
+    """As it comes from outside, it must not keep others from their results."""
+    bad = app.AsyncResult(task_id)
+    for _ in range(2):  # before the loop has connected, and after that
+        with pytest.raises(ValueError, match=r"empty|surrogates"):
+            bad.get(timeout=20)
+        assert app.AsyncResult(store(1)).get(timeout=20) == 1
+    consumer = app.backend.result_consumer
+    assert (consumer.statistics().pending, consumer.statistics().outages) == (0, 0)
 
 
 def test_responses_decoded_by_the_users_choice(

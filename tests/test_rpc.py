@@ -6,6 +6,7 @@ import gc
 import json
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -18,12 +19,13 @@ import pytest
 from celery import Celery, chain, chord, group, uuid
 from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import GroupResult
+from celery.signals import before_task_publish
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from celery_green_drain import DrainerStopped, ResultEvicted
 from celery_green_drain.consumers.amqp import AmqpSession
 
-from .green import GREEN, crowd, drain_loops, kill, size, spawn, spawn_get, wait_until
+from .green import DRAINER, GREEN, crowd, drain_loops, kill, size, spawn, spawn_get, wait_until
 from .proxy import Proxy, proxied
 from .rabbitmq import RabbitServer
 from .servers import Worker
@@ -89,6 +91,26 @@ def test_requests_in_greenlets_of_their_own(app: Celery, rabbit: RabbitServer) -
     assert consumer(app).statistics().connects == 1
     assert drain_loops() == 1
     assert rabbit.messages(app.backend.oid) == 0
+
+
+@pytest.mark.skipif(GREEN, reason="green threads do not switch there")
+def test_apps_that_threads_use_for_the_first_time_at_once() -> None:
+    interval = sys.getswitchinterval()
+    for _ in range(10):
+        apps = [
+            Celery(broker="memory://", backend="rpc://", set_as_current=False) for _ in range(8)
+        ]
+        for app in apps:
+            app.conf.result_drainer = DRAINER
+        sys.setswitchinterval(1e-6)
+        try:
+            crowd(len(apps), lambda i: apps[i].backend)  # noqa: B023
+        finally:
+            sys.setswitchinterval(interval)
+        for app in apps:
+            sent = {"reply_to": app.thread_oid, "correlation_id": uuid()}
+            before_task_publish.send(sender="add", body=((), {}, {}), properties=sent)
+            assert sent["reply_to"] == app.backend.oid
 
 
 def test_reply_to_of_the_users_is_left_alone(app: Celery, rabbit: RabbitServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from functools import partial
 from queue import Empty
 from types import SimpleNamespace
@@ -14,8 +15,9 @@ from celery.backends import redis as stock
 from .. import drainers
 from ..consumers.decoding import decode
 from ..consumers.redis import RedisResultConsumer
+from ..consumers.session import is_closed
 from ..drainers.slots import PATIENCE, Slots
-from ..internals import as_text
+from ..internals import as_text, redis_socket
 from .base import DrainedBackendMixin
 
 __all__ = ("RedisBackend", "SentinelBackend")
@@ -34,12 +36,18 @@ class FreeConnections(Slots):
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         try:
-            return super().get(block, timeout)
+            connection = super().get(block, timeout)
         except Empty:
             raise redis.ConnectionError(
                 f"None of {self.maxsize} connections to Redis for single commands has become free "
                 f"within {timeout or 0:g} s: raise redis_max_connections, or ask less at once."
             ) from None
+        # redis-py 8 looks itself, with poll(), which eventlet takes away.
+        if connection is not None and not hasattr(select, "poll"):
+            sock = redis_socket(connection)
+            if sock is not None and is_closed(sock):
+                connection.disconnect()  # to be opened anew
+        return connection
 
 
 #: How redis-py's blocking pool waits for a free connection.

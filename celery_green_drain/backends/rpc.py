@@ -19,6 +19,7 @@ from .. import forks
 from ..consumers.replies import ReplyQueue
 from ..consumers.rpc import RpcResultConsumer
 from ..context import request_of
+from ..copies import snapshot
 from ..internals import as_text
 from .base import DrainedBackendMixin
 
@@ -42,9 +43,8 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
 
     def take_replies(self) -> None:
         """Have the results of all that its app sends come here."""
-        global _backends
-        others = [ref for ref in _backends if ref() not in (None, self)]
-        _backends = (*others, weakref.ref(self))
+        key = id(self)
+        _backends[key] = weakref.ref(self, lambda _: _backends.pop(key, None))
 
     @property
     def oid(self) -> str:
@@ -119,14 +119,15 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
         """Nothing: Celery's hook knows some kinds of fork only, and the consumer knows all."""
 
 
-#: Replaced as a whole, so that nobody is disturbed who looks through it.
-_backends: tuple[weakref.ref[RpcBackend], ...] = ()
+#: Those that take replies. Changed in one step each, as several threads may use their apps for the
+#: first time at once.
+_backends: dict[int, weakref.ref[RpcBackend]] = {}
 
 
 @before_task_publish.connect(weak=False)  # type: ignore[untyped-decorator]
 def _reply_here(body: Any = None, properties: Any = None, **kwargs: Any) -> None:
     """Have the results of what this process sends come to its reply queue."""
-    for backend in filter(None, [ref() for ref in _backends]):
+    for backend in filter(None, [ref() for ref in snapshot(_backends.values())]):
         # What Celery sets where nobody else has. It names a greenlet, which may end.
         default, name = backend.app.thread_oid, backend.oid
         begin = backend.result_consumer.buffer.begin

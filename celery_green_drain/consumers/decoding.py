@@ -17,7 +17,13 @@ JSON = "application/json"
 #: decoder was replaced by a user's. Without it kombu decodes all, which takes longer.
 _decoders: dict[str, Any] = getattr(serialization.registry, "_decoders", {})
 
+#: In the text of a value that may be of a type that kombu has added to JSON, or be escaped.
+TYPED, ESCAPED = "__type__", "\\u"
+
 _decode = json.JSONDecoder(object_hook=kombu_json.object_hook).raw_decode
+
+#: The same for all others, which kombu need not see object by object.
+_decode_plain = json.JSONDecoder().raw_decode
 
 
 def loads(data: Any, content_type: str | None, content_encoding: str | None, accept: Any) -> Any:
@@ -36,7 +42,8 @@ def decode(
     if data and _is_json(content_type, accept):
         try:
             text = data if isinstance(data, str) else str(data, "utf-8")
-            value, end = _decode(text)
+            typed = TYPED in text or ESCAPED in text
+            value, end = (_decode if typed else _decode_plain)(text)
             if end == len(text):  # else there is more, such as blanks
                 return value
         except Exception:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+from celery.backends.base import BaseKeyValueStoreBackend
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -50,6 +52,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         self._try_resp3 = True
         #: Commands that this user may not use, or this server does not know.
         self.refused: set[str] = set()
+        #: Before the id in all keys; empty: the backend makes them in a way of its own.
+        self._prefix: bytes | None = None
         #: Reads that no session has taken so far.
         self._readings: list[Reading] = []
         #: Whether the worker stores where this process looks.
@@ -117,6 +121,18 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         else:
             self.session.read(reading)
 
+    def key(self, task_id: str) -> bytes:
+        """The key that the state of *task_id* is stored under, and the channel that it comes over.
+
+        :raises ValueError: where that is no id.
+        """
+        if self._prefix is None:
+            self._prefix = _prefix(self.backend)
+        if self._prefix and task_id:
+            return self._prefix + task_id.encode()
+        key: bytes = self.backend.get_key_for_task(task_id)
+        return key
+
     def open_session(self) -> RedisSession:
         try:
             session = self._open()
@@ -163,6 +179,12 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         return False
 
     def on_wanted(self, task_id: str) -> None:
+        try:
+            self.key(task_id)
+        except ValueError as exc:  # an empty id, or text that is none
+            self.cannot_read(task_id, exc)
+            self.table.fail([task_id], exc)
+            return
         if self.session is not None:
             self.session.want(task_id)
 
@@ -183,6 +205,14 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
     def _give_up_readings(self) -> None:
         while self._readings:
             self._readings.pop().give_up()
+
+
+def _prefix(backend: Any) -> bytes:
+    """What all keys of *backend* have before the id. Celery encodes it anew for each of them."""
+    if type(backend).get_key_for_task is not BaseKeyValueStoreBackend.get_key_for_task:
+        return b""
+    key: bytes = backend.get_key_for_task("0")
+    return key[:-1]
 
 
 def _unusable(error: Exception) -> Exception:

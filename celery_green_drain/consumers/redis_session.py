@@ -91,6 +91,8 @@ class Owner(Protocol):
     @property
     def mailbox(self) -> Mailbox: ...
 
+    def key(self, task_id: str) -> bytes: ...
+
     def refuse(self, name: str, error: Exception, instead: str) -> None: ...
 
     def deliver(self, task_id: str, decode: Callable[[], Meta], stored: bool = False) -> bool: ...
@@ -138,6 +140,7 @@ class RedisSession(Session):
         #: Why nothing can be subscribed to, where that is so.
         self._never_subscribes: Exception | None = None
         self._resp3 = resp3
+        self._key = consumer.key
         self._deliver = consumer.deliver
         self._check = consumer.check
         #: Commands of each kind that are under way.
@@ -217,7 +220,7 @@ class RedisSession(Session):
     # -- what is to be sent
 
     def want(self, task_id: str) -> None:
-        channel = self._channel(task_id)
+        channel = self._key(task_id)
         if channel in self._subscribed:
             self._unwanted.pop(channel, None)
             self._unknown[channel] = task_id
@@ -225,7 +228,7 @@ class RedisSession(Session):
             self._wanted[channel] = task_id
 
     def drop(self, task_id: str) -> None:
-        channel = self._channel(task_id)
+        channel = self._key(task_id)
         self._wanted.pop(channel, None)
         self._refusals.pop(channel, None)
         if channel in self._subscribed:
@@ -237,10 +240,6 @@ class RedisSession(Session):
         """Have *reading* answered by the next look-up."""
         self._readings.setdefault(reading.key, []).append(reading)
         self._unknown.setdefault(reading.key, "")
-
-    def _channel(self, task_id: str) -> bytes:
-        key: bytes = self._backend.get_key_for_task(task_id)
-        return key
 
     def _is_full(self, name: str) -> bool:
         return self._under_way[name] >= WINDOW
@@ -279,7 +278,7 @@ class RedisSession(Session):
         while self._backlog and len(chunk) < CHUNK:
             task_id = self._backlog.popleft()
             if task_id in self._table:
-                chunk[self._channel(task_id)] = task_id
+                chunk[self._key(task_id)] = task_id
         chunk.update(_take(self._wanted, CHUNK - len(chunk)))
         if not chunk:
             return []
@@ -320,7 +319,7 @@ class RedisSession(Session):
         while self._reconciling and len(keys) < min(room, CHUNK):
             task_id = self._reconciling.popleft()
             if task_id in self._table:
-                keys[self._channel(task_id)] = task_id
+                keys[self._key(task_id)] = task_id
         return self._lookups_of(keys)
 
     def _lookups_of(self, keys: dict[bytes, str]) -> list[Command]:
@@ -371,7 +370,7 @@ class RedisSession(Session):
 
     def look_up(self, task_id: str) -> None:
         """Have the store say what there is of *task_id*."""
-        self._unknown[self._channel(task_id)] = task_id
+        self._unknown[self._key(task_id)] = task_id
 
     def _on_subscribed(self, command: Command, error: Exception | None) -> None:
         self._under_way["SUBSCRIBE"] -= 1

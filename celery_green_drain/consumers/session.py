@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from .. import forks
 from .base import ResultConsumer
 
-__all__ = ("Session", "SessionConsumer", "not_blocking", "nothing_there")
+__all__ = ("Session", "SessionConsumer", "is_closed", "not_blocking", "nothing_there")
 
 
 class Session(ABC):
@@ -112,3 +112,17 @@ def nothing_there(exc: BaseException | None) -> bool:
     while exc is not None and not isinstance(exc, nothing):
         exc = exc.__context__
     return exc is not None
+
+
+def is_closed(sock: Any) -> bool:
+    """Whether the other end has closed *sock*, of which nobody reads just now. Reads nothing.
+
+    With TLS that cannot be seen, and the answer is no.
+    """
+    try:
+        with not_blocking(sock):
+            return not sock.recv(1, socket.MSG_PEEK)
+    except ValueError:  # TLS: it peeks at nothing
+        return False
+    except OSError as exc:
+        return not nothing_there(exc)

@@ -115,7 +115,8 @@ class Model:
         """A single command has failed, as it may in an outage."""
         self.oracle.at_home()
         if not self.oracle.in_trouble(since):
-            self.oracle.fault(name, f"a single command raised {exc!r}")
+            trace = "".join(traceback.format_exception(None, exc, exc.__traceback__))
+            self.oracle.fault(name, f"a single command raised {exc!r}\n{trace}")
 
     # -- rounds
 
