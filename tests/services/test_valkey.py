@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +35,7 @@ def valkey() -> Iterator[ValkeyServer]:
     server.end()
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there is no package of it")
 def test_valkey(broker: RedisServer, valkey: ValkeyServer) -> None:
     assert valkey.probe.info("server")["server_name"] == "valkey"
     app = make_app(
