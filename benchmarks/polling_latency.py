@@ -4,9 +4,9 @@
 
 Needs what the tests of the stores need (``scripts/test stores`` installs it). For each store, COUNT
 results (default 40) are waited for under gevent, each stored after a while of its own by another
-process, which notes the time. Prints the median of the delays; and for MongoDB and CouchDB how many
-requests a second they get while 1, 100 and 10,000 results are waited for in vain. These are the
-tables in ``docs/stores.rst``.
+process, which notes the time. Prints the median of the delays, and how many requests a second the
+server gets while 1, 100 and 10,000 results are waited for in vain. These are the tables in
+``docs/stores.rst``.
 """
 
 from __future__ import annotations
@@ -29,53 +29,52 @@ SOONEST, LATEST = 0.1, 3.0
 #: How many wait while requests are counted, and for how many seconds.
 CROWDS, COUNTED = (1, 100, 10_000), 4.0
 
-#: Where they are counted: elsewhere a server does not tell, or there are as many as who waits.
-BATCHED = ("mongodb", "couchdb")
+#: Where they are counted: other servers do not tell, or are no servers.
+COUNTING = ("mongodb", "couchdb", "dynamodb, moto", "postgresql", "s3", "azure", "google")
+
+#: Where there is a request for each result, so that the time for one look is all that 10,000 show.
+SINGLY = ("s3", "azure", "google")
 
 #: What a process needs to know of a store: ``result_backend``, and further settings.
 Store = tuple[str, dict[str, Any]]
 
 
 def main(count: int = 40, *names: str) -> None:
-    from tests.services.servers import kinds
-    from tests.stores import MemcachedServer, PostgresServer, configure_django
+    from tests.services.servers import kinds, others
+    from tests.stores import configure_django
 
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.django_settings"
-    servers: dict[str, Any] = {"PostgreSQL": PostgresServer, "memcached": MemcachedServer}
-    servers.update(kinds())
     print(f"{'store':22} {'Celery':>8} {'drained':>8}   (median of {count}, in ms)   requests/s")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "files").mkdir()
         configure_django()
         local = {
-            "SQLite": f"db+sqlite:///{folder}/results.sqlite3",
+            "sqlite": f"db+sqlite:///{folder}/results.sqlite3",
             "files": f"file://{folder}/files",
-            "Django ORM": "green+django-db://",
-            "Django cache": "green+django-cache://",
+            "django orm": "green+django-db://",
+            "django cache": "green+django-cache://",
         }
         for name, url in local.items():
             if not names or name in names:
                 compare(name, (url, {}), count)
-    for name, kind in servers.items():
+    for name, kind in {**kinds(), **others()}.items():
         if names and name not in names:
             continue
         server = kind()
+        os.environ.update(server.client_environment())
         try:
-            if name in kinds():
-                os.environ.update(server.client_environment())
-                store: Store = server.url(), server.conf_for()
-            else:
-                store = server.url("web"), {}
-            compare(name, store, count, server if name in kinds() else None)
+            compare(name, (server.url(), server.conf_for()), count, server)
         finally:
             server.end()
 
 
 def compare(name: str, store: Store, count: int, server: Any = None) -> None:
     stock, drained = (measure(store, drainer, count) for drainer in ("", "gevent"))
-    print(f"{name:22} {1000 * stock:8.0f} {1000 * drained:8.0f}", end="")
-    loads = [load(store, waiters, server) for waiters in CROWDS] if name in BATCHED else []
-    print(*(f"{each:8.1f}" for each in loads), flush=True)
+    print(f"{name:22} {1000 * stock:8.0f} {1000 * drained:8.0f}", end="", flush=True)
+    crowds = CROWDS[: 2 if name in SINGLY else 3] if name in COUNTING else ()
+    for waiters in crowds:
+        print(f"{load(store, waiters, server):8.1f}", end="", flush=True)
+    print(flush=True)
 
 
 def load(store: Store, waiters: int, server: Any) -> float:

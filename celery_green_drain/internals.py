@@ -15,6 +15,7 @@ __all__ = (
     "learn",
     "leaves",
     "make_known",
+    "psycopg_waits_in_c",
     "redis_socket",
 )
 
@@ -68,6 +69,19 @@ def leaves(result: Any) -> Iterator[Any]:
             yield from leaves(member)
     else:
         yield result
+
+
+def psycopg_waits_in_c() -> bool:
+    """Whether psycopg waits where no green library reaches it, as it decided at its import.
+
+    It does, where it has a part in C, unless gevent had patched the process before. It knows
+    nothing of eventlet.
+    """
+    try:
+        from psycopg import waiting
+    except ImportError:
+        return False  # who connects is told
+    return waiting.wait is getattr(waiting, "wait_c", None)
 
 
 def redis_socket(connection: Any) -> Any:

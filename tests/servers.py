@@ -134,6 +134,9 @@ class RedisServer:
     Whoever does not know the owner's password may do what applications do, and no more.
     """
 
+    #: The server itself; else the machine's.
+    program = ""
+
     def __init__(self, *options: str, password: str = "") -> None:
         self.port = free_port()
         self.options = options
@@ -159,7 +162,7 @@ class RedisServer:
         )
         users.chmod(0o600)
         self.process = Process(
-            redis_executable(),
+            self.program or redis_executable(),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder.name),
             *("--aclfile", str(users)),
             *("--appendonly", "yes", "--appendfsync", "no", "--save", "", *self.options),

@@ -18,7 +18,9 @@ from celery.result import AsyncResult
 from kombu import pools, serialization
 
 import celery_green_drain
-from celery_green_drain.internals import disown_pools
+from celery_green_drain.internals import disown_pools, psycopg_waits_in_c
+
+from .green import MODE
 
 #: Each of them, by what has it.
 PRIVATE: dict[str, Any] = {
@@ -79,6 +81,13 @@ def _names(tree: ast.Module) -> Iterator[tuple[str, bool]]:
 def test_the_states_of_celery() -> None:
     for name in ("task_join_will_block", "push_current_task", "pop_current_task"):
         assert callable(getattr(celery._state, name))
+
+
+def test_how_psycopg_waits() -> None:
+    from psycopg import waiting  # cannot be imported beside every green library
+
+    assert callable(waiting.wait)
+    assert psycopg_waits_in_c() is (MODE != "gevent" and hasattr(waiting, "wait_c"))
 
 
 def test_the_pools_of_an_app() -> None:

@@ -7,6 +7,7 @@ import pickle
 import signal
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
 import weakref
@@ -24,7 +25,7 @@ from celery.result import GroupResult, ResultSet
 from celery_green_drain import DrainerStopped, sse, watch
 from celery_green_drain.consumers import polled
 
-from .green import DRAINER, GREEN, crowd, kill, size, spawn, spawn_get, wait_until
+from .green import DRAINER, GREEN, MODE, crowd, kill, size, spawn, spawn_get, wait_until
 from .program import command, run, run_fine
 from .servers import RedisServer, Worker
 from .sse_client import parse
@@ -491,10 +492,31 @@ def test_threads_by_setting(make: Callable[..., Celery]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "blocks"), [("sqlite", True), ("postgres", False), ("memcached", False), ("own", True)]
+    ("name", "blocks"),
+    [
+        ("sqlite", True),
+        ("postgres", MODE == "eventlet"),  # which psycopg's part in C knows nothing of
+        ("memcached", False),
+        ("own", True),
+    ],
 )
 def test_threads_by_default(make: Callable[..., Celery], name: str, blocks: bool) -> None:
     assert make(name).backend.traits.blocks is blocks
+
+
+@pytest.mark.skipif(GREEN, reason="it patches a process of its own")
+@pytest.mark.parametrize("early", ["", "import psycopg"])
+def test_psycopg_blocks_where_it_was_imported_before_gevent_patched(early: str) -> None:
+    """As in a gunicorn with ``--preload``."""
+    program = f"""{early}
+from gevent import monkey; monkey.patch_all()
+from celery import Celery
+app = Celery(backend="db+postgresql+psycopg://nowhere/none", set_as_current=False)
+app.conf.update(result_drainer="gevent", database_create_tables_at_setup=False)
+print(app.backend.traits.blocks)
+"""
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout
+    assert told.decode().strip() == str(bool(early))
 
 
 @pytest.mark.parametrize("threads", [True, False])

@@ -18,7 +18,7 @@ from ..consumers.polled import PolledResultConsumer
 from ..django import close_old_connections
 from .base import DrainedBackendMixin
 from .memcached import ClientsMixin
-from .stores import has_own_clients, traits_of
+from .stores import Traits, has_own_clients, traits_of
 
 __all__ = ("PolledBackendMixin", "polled")
 
@@ -44,9 +44,12 @@ class PolledBackendMixin(DrainedBackendMixin):
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
         self._inside = set()
         super().__init__(app, *args, **kwargs)
-        #: What is known of the store.
-        self.traits = traits_of(self, self.stock, self.drainer_settings)
         self.result_consumer: Any = PolledResultConsumer(self)
+
+    @property
+    def traits(self) -> Traits:
+        """What is known of the store, as this process is patched now."""
+        return traits_of(self, self.stock, self.drainer_settings)
 
     def lookup(self, one_by_one: bool = False) -> Lookup:
         """Make what finds the states of many tasks: as the store can best, or *one_by_one*."""

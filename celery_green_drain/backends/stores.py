@@ -19,6 +19,8 @@ from ..consumers.lookups import (
     OneByOne,
     Rows,
 )
+from ..drainers.patching import patchers
+from ..internals import psycopg_waits_in_c
 from ..settings import Settings
 
 __all__ = ("Traits", "has_own_clients", "traits_of")
@@ -43,17 +45,23 @@ class Traits:
 GREEN_DRIVERS = {"psycopg", "pg8000", "pymysql"}
 
 
+def _driver_blocks(name: str) -> bool:
+    if name == "psycopg" and patchers():
+        return psycopg_waits_in_c()
+    return name not in GREEN_DRIVERS
+
+
 def _sqlalchemy_blocks(backend: Any) -> bool:
     from sqlalchemy.engine import make_url
 
-    return make_url(backend.url).get_driver_name() not in GREEN_DRIVERS
+    return _driver_blocks(make_url(backend.url).get_driver_name())
 
 
 def _django_blocks(backend: Any) -> bool:
     from django.db import connections
 
     database = connections[backend.TaskModel._default_manager.db]
-    return database.Database.__name__ not in GREEN_DRIVERS
+    return _driver_blocks(database.Database.__name__)
 
 
 def _cache_blocks(backend: Any) -> bool:

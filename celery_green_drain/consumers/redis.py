@@ -180,13 +180,13 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
 
     def on_wanted(self, task_id: str) -> None:
         try:
-            self.key(task_id)
+            key = self.key(task_id)
         except ValueError as exc:  # an empty id, or text that is none
             self.cannot_read(task_id, exc)
             self.table.fail([task_id], exc)
             return
         if self.session is not None:
-            self.session.want(task_id)
+            self.session.want(key, task_id)
 
     def on_unwanted(self, task_id: str) -> None:
         if self.session is not None:

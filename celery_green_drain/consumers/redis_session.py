@@ -219,8 +219,7 @@ class RedisSession(Session):
 
     # -- what is to be sent
 
-    def want(self, task_id: str) -> None:
-        channel = self._key(task_id)
+    def want(self, channel: bytes, task_id: str) -> None:
         if channel in self._subscribed:
             self._unwanted.pop(channel, None)
             self._unknown[channel] = task_id

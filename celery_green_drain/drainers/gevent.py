@@ -62,7 +62,7 @@ class GeventDrainer(Drainer):
         return spawned is not None and not getattr(spawned, "dead", False)
 
     def signal(self) -> GeventSignal:
-        return self.own_signal()
+        return GeventSignal()
 
     @classmethod
     def own_signal(cls) -> GeventSignal:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import states, uuid
@@ -343,6 +345,17 @@ class Oracle:
         """Something is in the way of results, for so long from now on."""
         self.note(ALL, what, f"({seconds:.2f} s)")
         self.troubled_until = max(self.troubled_until, time.monotonic() + seconds)
+
+    @contextmanager
+    def outage(self, recovery: float, what: str) -> Iterator[None]:
+        """The same for as long as the body takes, and *recovery* seconds more."""
+        until, self.troubled_until = self.troubled_until, math.inf
+        self.note(ALL, what)
+        try:
+            yield
+        finally:
+            self.troubled_until = until
+            self.trouble(recovery, f"the end of {what}")
 
     def in_trouble(self, since: float) -> bool:
         return self.troubled_until > since

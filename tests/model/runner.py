@@ -286,12 +286,14 @@ class Gate:
         with self._condition:
             self._shut = True
             self._condition.wait_for(lambda: not self._inside)
+        pid = os.getpid()
         try:
             yield
         finally:
-            with self._condition:
-                self._shut = False
-                self._condition.notify_all()
+            if os.getpid() == pid:  # in a child another thread may have the lock for ever
+                with self._condition:
+                    self._shut = False
+                    self._condition.notify_all()
 
 
 class Log(logging.Handler):

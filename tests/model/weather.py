@@ -109,23 +109,23 @@ def stop(model: Model, rng: random.Random) -> None:
 
 def cut(model: Model, rng: random.Random) -> None:
     """The server closes the connections."""
-    model.oracle.trouble(RECOVERY, "cut")
-    model.side.cut()
+    with model.oracle.outage(RECOVERY, "cut"):
+        model.side.cut()
 
 
 def reset(model: Model, rng: random.Random) -> None:
     """The network resets all connections."""
-    model.oracle.trouble(RECOVERY, "reset")
-    model.side.proxy.reset()
+    with model.oracle.outage(RECOVERY, "reset"):
+        model.side.proxy.reset()
 
 
 def refuse(model: Model, rng: random.Random) -> None:
     """The same, and it refuses new ones for a while."""
     seconds = rng.random()
-    model.oracle.trouble(seconds + RECOVERY, "refuse")
-    model.side.proxy.refuse()
-    time.sleep(seconds)
-    model.side.proxy.pass_on()
+    with model.oracle.outage(RECOVERY, "refuse"):
+        model.side.proxy.refuse()
+        time.sleep(seconds)
+        model.side.proxy.pass_on()
 
 
 def swallow(model: Model, rng: random.Random) -> None:
@@ -133,10 +133,10 @@ def swallow(model: Model, rng: random.Random) -> None:
     if rng.random() < 0.5:
         return  # less often than others, as it takes longer
     seconds = rng.random() * 2
-    model.oracle.trouble(seconds + 2 * RECOVERY, "swallow")
-    model.side.proxy.swallow()
-    time.sleep(seconds)
-    model.side.proxy.pass_on()
+    with model.oracle.outage(2 * RECOVERY, "swallow"):
+        model.side.proxy.swallow()
+        time.sleep(seconds)
+        model.side.proxy.pass_on()
 
 
 def busy(model: Model, rng: random.Random) -> None:

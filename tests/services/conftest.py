@@ -13,13 +13,13 @@ from celery import Celery
 from ..green import DRAINER
 from ..servers import RedisServer, Worker
 from ..tasks import make_app
-from .servers import Server, kinds
+from .servers import Server, kinds, others
 
 
 @pytest.fixture(scope="session", params=list(kinds()))
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Each server, for all tests that ask for it, before the next one starts."""
-    server = kinds()[request.param]()
+    server = {**kinds(), **others()}[request.param]()
     yield server
     server.end()
 

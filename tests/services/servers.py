@@ -26,7 +26,7 @@ from celery import Celery
 
 from ..green import wait_until
 from ..servers import Process, free_port
-from ..stores import as_user
+from ..stores import MemcachedServer, PostgresServer, as_user
 
 PROGRAMS = Path(sys.executable).parent
 FROM_NPM = Path(__file__).parents[2] / ".servers" / "node_modules"
@@ -346,6 +346,40 @@ class MariaServerInC(MariaServer):
     driver, query = "mysqldb", ""
 
 
+class PostgresService(PostgresServer, Server):
+    """PostgreSQL, whose other tests are in the suite."""
+
+    driver = "psycopg"
+
+    def url(self, port: int = 0) -> str:
+        return (
+            f"db+postgresql+{self.driver}://tests@127.0.0.1:{port or self.port}/postgres"
+            "?application_name=web"
+        )
+
+    def requests(self) -> int:
+        return len(self.statements("web"))
+
+
+class PostgresServiceInC(PostgresService):
+    """The same for a driver that is written in C."""
+
+    driver = "psycopg2"
+
+
+class PostgresServiceInPython(PostgresService):
+    """The same for a driver that is written in Python."""
+
+    driver = "pg8000"
+
+
+class MemcachedService(MemcachedServer, Server):
+    """memcached, whose other tests are in the suite."""
+
+    def url(self, port: int = 0) -> str:
+        return f"cache+memcached://127.0.0.1:{port or self.port}/"
+
+
 @cache
 def kinds() -> dict[str, type[Server]]:
     """All of them, by the names of the tests."""
@@ -358,4 +392,16 @@ def kinds() -> dict[str, type[Server]]:
         "google": GoogleServer,
         "mariadb": MariaServer,
         "mariadb, mysqlclient": MariaServerInC,
+    }
+
+
+@cache
+def others() -> dict[str, type[Server]]:
+    """More for single tests: those of the suite, and others for a store that is there already."""
+    return {
+        "dynamodb, moto": MotoDynamoServer,
+        "postgresql": PostgresService,
+        "postgresql, pg8000": PostgresServiceInPython,
+        "postgresql, psycopg2": PostgresServiceInC,
+        "memcached": MemcachedService,
     }

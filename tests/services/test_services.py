@@ -14,7 +14,7 @@ from celery.result import GroupResult
 
 from celery_green_drain.consumers import polled
 
-from ..green import GREEN, crowd, size, spawn_get, wait_until
+from ..green import GREEN, MODE, crowd, size, spawn_get, wait_until
 from ..proxy import proxied
 from ..tasks import make_app
 from ..test_polled import Ticker
@@ -27,6 +27,8 @@ from .servers import (
     MongoServer,
     MotoDynamoServer,
     Server,
+    kinds,
+    others,
 )
 
 
@@ -200,12 +202,18 @@ def refused(make: Make, server: Server, url: str, words: str) -> None:
 
 
 @pytest.mark.skipif(not GREEN, reason="there is no hub to be blocked")
+@pytest.mark.parametrize("server", [*kinds(), *others()], indirect=True)
 def test_a_slow_server_stalls_nobody_else(make: Make, server: Server) -> None:
     assert longest_pause(make, server) < DELAY
 
 
+#: Drivers that block when they are called directly. Eventlet patches psycopg2, and gevent is known
+#: to psycopg.
+IN_C = {"mariadb, mysqlclient", "postgresql" if MODE == "eventlet" else "postgresql, psycopg2"}
+
+
 @pytest.mark.skipif(not GREEN, reason="there is no hub to be blocked")
-@pytest.mark.parametrize("server", ["mariadb, mysqlclient"], indirect=True)
+@pytest.mark.parametrize("server", sorted(IN_C), indirect=True)
 def test_a_driver_that_blocks_would_be_seen(make: Make, server: Server) -> None:
     assert longest_pause(make, server, result_drainer_threads=False) > DELAY
 
