@@ -39,8 +39,10 @@ def test_a_wait_is_subscribe_then_mget(
     results.reset_calls()
     assert app.AsyncResult(task_id).get(timeout=5) == 1
     wait_until(lambda: not results.subscriptions(), "the end of the subscription")
-    calls = {name: results.calls(name) for name in ("subscribe", "mget", "unsubscribe", "get")}
-    assert calls == {"subscribe": 1, "mget": 1, "unsubscribe": 1, "get": 0}
+    calls = {name: results.calls(name) for name in ("subscribe", "unsubscribe", "get")}
+    assert calls == {"subscribe": 1, "unsubscribe": 1, "get": 0}
+    # Over two connections the first look may end after the confirmation has begun a second.
+    assert results.calls("mget") in ({1} if consumer_module.RESP3 else {1, 2})
 
 
 def test_delay_alone_sends_nothing(app: Celery, results: RedisServer) -> None:

