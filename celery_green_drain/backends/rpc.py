@@ -43,8 +43,8 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
 
     def take_replies(self) -> None:
         """Have the results of all that its app sends come here."""
-        key = id(self)
-        _backends[key] = weakref.ref(self, lambda _: _backends.pop(key, None))
+        key, backends = id(self), _backends  # as its end may be that of this module too
+        backends[key] = weakref.ref(self, lambda _: backends.pop(key, None))
 
     @property
     def oid(self) -> str:

@@ -23,7 +23,7 @@ def main() -> int:
         for cell in CELLS:
             print(f"{cell.name:16} Python {cell.python:7} {' '.join(cell.pins)}")
         return 0
-    cells = [cell for cell in CELLS if _wanted(cell, options)]
+    cells = _wanted(options)
     runner = Runner(FOLDER.absolute())
     outcomes = []
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -59,10 +59,12 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _wanted(cell: Cell, options: argparse.Namespace) -> bool:
+def _wanted(options: argparse.Namespace) -> list[Cell]:
+    """The cells to run, in the order in which they are named."""
+    by_name = {cell.name: cell for cell in CELLS}
     if options.cells:
-        return cell.name in options.cells
-    return cell.quick or not options.quick
+        return [by_name[name] for name in options.cells]
+    return [cell for cell in CELLS if cell.quick or not options.quick]
 
 
 def _show(outcome: Outcome) -> None:

@@ -10,42 +10,72 @@ PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
 #: The parts of the suite, by mode.
 Parts = dict[str, tuple[str, ...]]
 
-#: What most cells run: in each mode, and over each protocol.
+
+def _of(file: str, *names: str) -> tuple[str, ...]:
+    """The tests of *file* with these names."""
+    return tuple(f"tests/test_{file}.py::test_{name}" for name in names)
+
+
+#: Celery's result API, and the states of a task.
+RESULTS = (
+    *_of("results", "get", "many_at_once_each_get_their_own", "failure_is_raised"),
+    *_of("results", "timeout_is_exact", "state_and_info_while_it_runs", "forget", "revoked"),
+    *_of("results", "on_message_gets_all_messages_of_its_result_and_no_other", "ignored"),
+    *_of("results", "pickled", "group", "iter_native_yields_each_as_it_arrives", "chord"),
+    *_of("results", "chain_raises_what_a_parent_raised", "collect"),
+    *_of("watching", "every_state_of_a_task", "a_group"),
+)
+
+#: What redis-py, kombu and hiredis have a part in.
+REDIS = (
+    *_of("redis", "a_wait_is_subscribe_then_mget", "finalised_results_unsubscribe"),
+    *_of("redis", "single_commands_wait_for_a_free_connection", "compressed_results"),
+    *_of("redis", "responses_decoded_by_the_users_choice", "killed_connection"),
+    *_of("redis", "the_next_connection_speaks_as_the_first", "what_is_stored_and_what_comes"),
+    *_of("redis", "the_private_name_of_redis_py_is_still_there"),
+)
+
+#: What py-amqp and the broker have a part in.
+RPC = _of("rpc", "a_large_result", "a_deleted_queue_is_made_again", "a_refusal_is_told_at_once")
+
+#: What the green libraries have a part in: forks, and the end of a process.
+PROCESSES = _of("processes", "fork", "the_end_of_the_interpreter_is_silent")
+
+#: What most cells run in a minute or two: in each mode, and over Redis. The gunicorn that serves
+#: is that of the cell.
 USUAL: Parts = {
-    "unpatched": ("tests/test_redis.py",),
-    "gevent": (
-        *("tests/test_results.py", "tests/test_processes.py"),
-        *("-k", "(rabbitmq or not rpc) and not memory"),
-    ),
-    "eventlet": ("tests/test_drainers.py", "tests/test_processes.py", "-k", "not rpc"),
+    "unpatched": _of("processes", "gunicorn[redis, preloaded]"),
+    "gevent": (*RESULTS, *REDIS, *PROCESSES, "-k", "not rpc"),
+    "eventlet": ("tests/test_drainers.py", *REDIS, *PROCESSES),
 }
 
-#: The same within a few minutes.
-QUICK: Parts = {
+#: The same over RabbitMQ as well, where Celery and kombu are others.
+BOTH: Parts = {
+    **USUAL,
     "gevent": (
-        *("tests/test_results.py", "tests/test_redis.py", "tests/test_watching.py"),
-        *("tests/test_processes.py", "-k", "not rpc"),
-    ),
-    "eventlet": (
-        *("tests/test_drainers.py", "tests/test_watching.py", "tests/test_processes.py"),
-        *("-k", "not rpc"),
+        *(*RESULTS, *REDIS, *RPC, *PROCESSES),
+        *("-k", "(rabbitmq or not rpc or test_rpc) and not memory"),
     ),
 }
 
+#: For the cells of which one library alone is special.
 GEVENT: Parts = {"gevent": USUAL["gevent"]}
 EVENTLET: Parts = {"eventlet": USUAL["eventlet"]}
-SQLALCHEMY: Parts = {
-    "unpatched": ("tests/test_polled.py", "-k", "sqlite or django"),
-    "gevent": ("tests/test_polled.py", "-k", "sqlite or django"),
-}
+
+#: Not so the chord over Django's SQLite: its tasks lock one another out, with Celery alone as well.
+POLLED = (
+    *("tests/test_polled.py", "-k"),
+    "(TestWithAWorker or pickled or forgotten or watched or more_than_a_look)"
+    " and (sqlite or django) and not (chord and django)",
+)
+SQLALCHEMY: Parts = {"unpatched": POLLED, "gevent": POLLED}
 UPGRADE: Parts = {"gevent": ("tests/test_upgrade.py",), "unpatched": ("tests/test_upgrade.py",)}
+
+#: The oldest of what the extras bring for the demo, the examples and the metrics.
+DEMO: Parts = {"applications": ("tests/applications/test_demo.py::test_check",)}
 
 #: What the stores need besides.
 STORES = ("django", "django-celery-results", "psycopg[binary]", "pymemcache", "sqlalchemy")
-
-
-#: With what it takes of setuptools, which newer ones do not have.
-OLD_GUNICORN = ("gunicorn==20.1.*", "setuptools<80")
 
 
 @dataclass(frozen=True)
@@ -98,8 +128,8 @@ def _upgrade(name: str, client: Cell, worker: Cell) -> Cell:
     )
 
 
-FLOOR = Cell("floor", "3.9", ("gunicorn==21.*",), QUICK, floors=True, quick=True)
-NEWEST = Cell("newest", "newest", ("gunicorn",), QUICK, redis="debian", quick=True)
+FLOOR = Cell("floor", "3.9", ("gunicorn==21.*",), USUAL, floors=True, quick=True)
+NEWEST = Cell("newest", "newest", ("gunicorn",), USUAL, redis="debian", quick=True)
 
 #: Where workers run that are older or newer than their client.
 OLD_WORKER = Cell("worker-5.3", "3.9", ("celery==5.3.*", "sqlalchemy==1.4.*"))
@@ -113,36 +143,36 @@ CELLS = (
     Cell(
         "celery-5.3",
         "3.11",
-        ("celery==5.3.6", "redis==5.0.*", "gevent==23.9.*", "eventlet==0.38.*", *OLD_GUNICORN),
-        USUAL,
+        ("celery==5.3.6", "redis==5.0.*", "gevent==23.9.*", "eventlet==0.38.*", "gunicorn==21.*"),
+        BOTH,
         redis="debian",
     ),
     Cell(
         "celery-5.4",
         "3.10",
         ("celery==5.4.*", "redis==5.2.*", "gevent==24.2.*", "eventlet==0.37.*", "gunicorn==22.*"),
-        USUAL,
+        BOTH,
         without=("hiredis",),
     ),
     Cell(
         "celery-5.5",
         "3.11",
         ("celery==5.5.*", "redis==5.2.*", "gevent==24.11.*", "eventlet==0.39.*", "gunicorn==23.*"),
-        USUAL,
+        BOTH,
         redis="debian",
     ),
     Cell(
         "celery-5.6",
         "3.12",
         ("celery==5.6.*", "redis==6.*", "gevent==25.*", "eventlet==0.40.0", "gunicorn==25.*"),
-        USUAL,
+        BOTH,
         without=("hiredis",),
     ),
     Cell(
         "celery-5.7",
         "3.10",
         ("celery==5.7.*", "redis==7.*", "gevent==25.9.*", "eventlet==0.40.*", "gunicorn==24.*"),
-        USUAL,
+        BOTH,
         redis="debian",
     ),
     Cell(
@@ -167,7 +197,7 @@ CELLS = (
         "prereleases",
         "3.12",
         ("celery>=5.7.0a1", "kombu>=5.7.0a1", "redis>=8.0.0b1", "gunicorn"),
-        USUAL,
+        BOTH,
         prereleases=True,
         redis="debian",
     ),
@@ -190,6 +220,8 @@ CELLS = (
     ),
     Cell("stores-2.0", "3.11", (*STORES, "sqlalchemy==2.0.*", "django==5.2.*"), SQLALCHEMY),
     Cell("stores-newest", "newest", STORES, SQLALCHEMY),
+    Cell("extras-3.9", "3.9", (), DEMO, extras="examples,prometheus", floors=True),
+    Cell("extras-3.13", "3.13", (), DEMO, extras="demo", floors=True),
     OLD_WORKER,
     NEW_WORKER,
     _upgrade("upgraded-client", NEW_WORKER, OLD_WORKER),
