@@ -139,6 +139,13 @@ def crowd(count: int, function: Callable[[int], Any], timeout: float = 120) -> l
     return outcomes
 
 
+def block(seconds: float) -> None:
+    """Let nothing else run in this thread, as a long computation does."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
 def green_timeout(seconds: float) -> Any:
     """A timeout of the green library that patched this process; it raises nothing outside."""
     if MODE == "gevent":

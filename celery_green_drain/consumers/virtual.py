@@ -72,7 +72,8 @@ class VirtualSession(RpcSession):
 
     def turn(self, timeout: float | None) -> None:
         waits = [wait for wait in (timeout, self._pause) if wait is not None]
-        self._mailbox.wait(0 if self._read() else min(waits, default=None))
+        if self._mailbox.wait(0 if self._read() else min(waits, default=None)):
+            self._poller.heard = time.monotonic()  # where the process stood still, it is read late
         if self._pause is None and time.monotonic() - self._poller.heard > self._silence:
             raise ConnectionError(f"The broker has not answered for {self._silence:g} s.")
 

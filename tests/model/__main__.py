@@ -15,7 +15,7 @@ BACKENDS = ("redis", "rpc")
 
 def main(options: argparse.Namespace) -> int:
     from .mutants import MUTANTS, hunt
-    from .oracle import Oracle
+    from .oracle import LATE, Oracle
     from .runner import Model
     from .sides import SIDES
     from .weather import Climate
@@ -32,11 +32,13 @@ def main(options: argparse.Namespace) -> int:
         command += f" --histories {options.histories}"
     if options.weather is not None:
         command += f" --weather {' '.join(options.weather)}"
+    if options.late:
+        command += f" --late {options.late:g}"
     print(command, flush=True)
     forks = not options.no_forks and options.mode != "eventlet"
     side = SIDES[options.backend]()
     try:
-        oracle = Oracle(command, side.stored, options.faults)
+        oracle = Oracle(command, side.stored, options.faults, options.late or LATE)
         climate = Climate(forks, side.stores, options.weather)
         model = Model(side, oracle, seed, climate, options.histories)
         begun = time.monotonic()
@@ -71,6 +73,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mutants", nargs="*", metavar="NAME", help="see that it finds bugs")
     parser.add_argument("--mutant", help=argparse.SUPPRESS)
     parser.add_argument("--no-forks", action="store_true", help="the process does not fork")
+    parser.add_argument(
+        "--late",
+        type=float,
+        help="seconds after which a result is late; more than 15 where the machine is busy",
+    )
     parser.add_argument("--faults", type=int, default=1, help="how many are enough")
     return parser.parse_args()
 

@@ -24,7 +24,7 @@ from .worker import Step
 
 __all__ = ("ALL", "LATE", "PATIENCE", "Call", "Oracle", "Plan", "Wait")
 
-#: Seconds after which a result that has come is late, unless something was in its way.
+#: Default of :attr:`Oracle.late`.
 LATE = 15.0
 
 #: Seconds after which a wait never ends.
@@ -173,7 +173,7 @@ class Wait:
         due = self._due()
         if due is None:
             self._oracle.fault(self.name, f"{self.what} got a result that was not sent")
-        elif time.monotonic() - due > LATE:
+        elif time.monotonic() - due > self._oracle.late:
             late = time.monotonic() - due
             self._oracle.fault(self.name, f"{self.what} got its result {late:.1f} s late")
 
@@ -195,12 +195,16 @@ class Wait:
             self._oracle.fault(
                 self.name, f"{self.what} timed out after {passed:.2f} of {self._timeout:.2f} s"
             )
-        elif passed > self._timeout + LATE and time.monotonic() > self._oracle.troubled_until:
+        elif (
+            passed > self._timeout + self._oracle.late
+            and time.monotonic() > self._oracle.troubled_until
+        ):
             self._oracle.fault(
                 self.name, f"{self.what} timed out after {passed:.1f}, not {self._timeout:.2f} s"
             )
         due = self._due()
-        if not self._unsure and due is not None and due + LATE < self.begun + self._timeout:
+        late = self._oracle.late
+        if not self._unsure and due is not None and due + late < self.begun + self._timeout:
             stored = [self._oracle.stored(plan.id) for plan in self.plans]
             self._oracle.fault(
                 self.name, f"{self.what} timed out though its result was there: {stored}"
@@ -300,7 +304,11 @@ class Call:
 class Oracle:
     """What was begun in this process, what may be in its way, and what is wrong."""
 
-    def __init__(self, command: str, stored: Callable[[str], Any], limit: int = 1) -> None:
+    def __init__(
+        self, command: str, stored: Callable[[str], Any], limit: int = 1, late: float = LATE
+    ) -> None:
+        #: Seconds after which a result that has come is late, unless something was in its way.
+        self.late = late
         #: What the server has of a task, for those who look into a fault.
         self.stored = stored
         self._command = command

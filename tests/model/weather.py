@@ -94,12 +94,12 @@ def disturb(model: Model, rng: random.Random, over: threading.Event) -> None:
 def stop(model: Model, rng: random.Random) -> None:
     """The drainer is stopped, and perhaps started again."""
     oracle, consumer = model.oracle, model.app.backend.result_consumer
-    oracle.trouble(LATE, "stop")
+    oracle.trouble(oracle.late, "stop")
     oracle.stopped_at = float("inf")
     begun = time.monotonic()
     consumer.stop()
     oracle.stopped_at = time.monotonic()
-    if oracle.stopped_at - begun >= STOP_TIMEOUT:
+    if oracle.stopped_at - begun >= STOP_TIMEOUT * oracle.late / LATE:
         oracle.fault(ALL, f"stop() took {oracle.stopped_at - begun:.1f} s")
     time.sleep(rng.choice((0, 0, rng.random() * 0.1)))
     # Callbacks need one who starts it, and that is not always somebody who waits.
