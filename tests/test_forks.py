@@ -16,7 +16,7 @@ import pytest
 from celery import Celery, uuid
 
 from .conftest import Line
-from .green import GREEN, MODE, spawn_get, wait_until
+from .green import GREEN, MODE, block, spawn_get, wait_until
 from .servers import RedisServer
 
 pytestmark = pytest.mark.skipif(not GREEN, reason="a native thread is not copied into a child")
@@ -41,7 +41,7 @@ def fork(how: str, seconds: float = 0.2) -> None:
             time.sleep(seconds)
         finally:
             os._exit(0)
-    spin(1.5 * seconds)
+    block(1.5 * seconds)
     wait_until(lambda: has_ended(pid), "the end of the child")
 
 
@@ -50,13 +50,6 @@ def has_ended(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
         return True  # gevent, which once has forked, reaps all children
-
-
-def spin(seconds: float) -> None:
-    """Let nobody else run."""
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        pass
 
 
 class Publisher:
@@ -88,7 +81,7 @@ def test_while_messages_arrive(how: str, app: Celery, results: RedisServer) -> N
         waits = {task_id: spawn_get(app.AsyncResult(task_id)) for task_id in values}
         wait_until(lambda: results.subscriptions() == 40, "the subscriptions")
         publisher.publish(values)
-        spin(0.05)  # they are there now, and nobody has read them
+        block(0.05)  # they are there now, and nobody has read them
         fork(how)
         wait_until(lambda: all(waits.values()), "all waits")  # noqa: B023
         assert {task_id: outcome[0] for task_id, outcome in waits.items()} == values
@@ -109,7 +102,7 @@ def test_while_the_loop_connects(steps: int, line: Line) -> None:
     consumer.start()
     for _ in range(steps):
         time.sleep(0)
-    spin(0.02)  # the next answer is there now
+    block(0.02)  # the next answer is there now
     sender.send(b"0")
     wait_read(receiver.fileno())  # so both are in one turn of the hub, and either comes first
     fork("python", seconds=0.05)
@@ -129,7 +122,7 @@ def test_while_stored_results_are_looked_up(
         waits = {task_id: spawn_get(app.AsyncResult(task_id)) for task_id in values}
         time.sleep(0)  # the waits begin, and the loop asks
         time.sleep(0)
-        spin(0.05)  # the answer is there
+        block(0.05)  # the answer is there
         fork(how)
         wait_until(lambda: all(waits.values()), "all waits")  # noqa: B023
         assert {task_id: outcome[0] for task_id, outcome in waits.items()} == values
@@ -176,7 +169,7 @@ def test_while_replies_arrive(how: str, app: Celery, rabbit_worker: object) -> N
         result.then(lambda result: calls.append(result.get()))
         pending.append(result)
         if i % 70 == 35:
-            spin(0.05)
+            block(0.05)
             fork(how)
     wait_until(lambda: len(calls) == 200, "all callbacks", timeout=60)
     assert sorted(calls) == list(range(200))
