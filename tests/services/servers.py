@@ -98,8 +98,8 @@ class Server:
         """How many requests it has answered."""
         return len(re.findall(self.REQUEST, self.process.output()))
 
-    #: What it writes into its log for each of them.
-    REQUEST = r"\"(GET|HEAD|POST|PUT) "
+    #: What it writes into its log for each of them, in colours where there is nothing.
+    REQUEST = r"\"(?:\x1b\[[\d;]*m)*(?:GET|HEAD|POST|PUT) "
 
 
 class MongoServer(Server):
