@@ -119,10 +119,10 @@ def is_closed(sock: Any) -> bool:
 
     With TLS that cannot be seen, and the answer is no.
     """
+    if isinstance(sock, ssl.SSLSocket):
+        return False
     try:
         with not_blocking(sock):
             return not sock.recv(1, socket.MSG_PEEK)
-    except ValueError:  # TLS: it peeks at nothing
-        return False
     except OSError as exc:
         return not nothing_there(exc)
