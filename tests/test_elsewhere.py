@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from celery import Celery, uuid
 
-from celery_green_drain.consumers.elsewhere import NOWHERE
-
 from .conftest import storing
 from .green import spawn_get, wait_until
 from .servers import RedisServer
@@ -23,8 +21,8 @@ def await_by_message(app: Celery, store: Callable[..., str]) -> Any:
     wait_until(lambda: statistics().pending and statistics().connections, "the wait")
     # It has been looked for, and nothing was found.
     assert app.AsyncResult(result.id).state == "PENDING"
-    store(task_id=result.id)
-    assert wait_until(lambda: outcome, "the result") == [42]
+    store(5, task_id=result.id)
+    assert wait_until(lambda: outcome, "the result") == [5]
     return result
 
 
@@ -53,25 +51,3 @@ def test_a_worker_on_the_same_one(
     await_by_message(app, storing(app))
     wait_until(lambda: check.over, "the look")
     assert "does not hold it" not in caplog.text
-
-
-def test_results_that_somebody_has_removed(
-    make: Callable[..., Celery], results: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The look comes after the message: what is gone by then was perhaps stored all the same."""
-    app = make()
-    check = app.backend.result_consumer.check
-
-    def publish_only(task_id: str) -> str:
-        key = app.backend.get_key_for_task(task_id)
-        meta = {"task_id": task_id, "status": "SUCCESS", "result": 42}
-        results.probe.publish(key, app.backend.encode(meta))
-        return task_id
-
-    for _ in range(NOWHERE - 1):
-        await_by_message(app, publish_only)
-        wait_until(lambda: not check.begun, "the look")
-        assert "does not hold it" not in caplog.text
-    await_by_message(app, publish_only)
-    wait_until(lambda: "stores results elsewhere" in caplog.text, "the line in the log")
-    assert check.over

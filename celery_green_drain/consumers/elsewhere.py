@@ -26,9 +26,6 @@ DELAY = 0.2
 #: Databases that a Redis has, unless it is configured otherwise.
 DATABASES = 16
 
-#: Results in a row that are found nowhere until that is said: somebody else may have removed one.
-NOWHERE = 3
-
 
 class Consumer(Protocol):
     """What the check needs of its consumer."""
@@ -43,11 +40,7 @@ class Consumer(Protocol):
 
 
 class StoreCheck:
-    """Looks once whether a result that came as a message is in the store as well.
-
-    Where it is in no database at all, somebody may have removed it meanwhile, in this process or
-    in another one. So the next one is looked for, and several of them say something.
-    """
+    """Looks once whether a result that came as a message is in the store as well."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
@@ -55,8 +48,6 @@ class StoreCheck:
         self.begun = False
         #: The one that is looked for.
         self._task_id: str | None = None
-        #: How many in a row were found nowhere.
-        self._nowhere = 0
 
     @property
     def over(self) -> bool:
@@ -88,36 +79,29 @@ class StoreCheck:
             return
         if self._task_id != task_id:
             return
-        if stored:
-            self._task_id = None
-            return
-        database = _database(backend, key)
-        self._nowhere += database is None
-        if database is None and self._nowhere < NOWHERE:
-            self.forgotten(task_id)
-            return
         self._task_id = None
-        logger.error(
-            "The result of task %s has come as a message, but %s does not hold it: the worker "
-            "stores results %s. Who asks for one after it has come waits in vain. Give the "
-            "worker and this process the same result_backend.",
-            quoted(task_id),
-            result_address(backend.app),
-            "elsewhere" if database is None else f"in database {database} of that server",
-        )
+        if not stored:
+            logger.error(
+                "The result of task %s has come as a message, but %s does not hold it: the worker "
+                "stores results %s. Who asks for one after it has come waits in vain. Give the "
+                "worker and this process the same result_backend.",
+                quoted(task_id),
+                result_address(backend.app),
+                _found(backend, key),
+            )
 
 
-def _database(backend: Any, key: bytes) -> int | None:
-    """The number of the database that *key* is in; None: it is nowhere, or that cannot be seen."""
+def _found(backend: Any, key: bytes) -> str:
+    """Where *key* is, in words."""
     try:
         with closing(Connection(backend.drainer_pool())) as connection:
             for number in range(DATABASES):
                 connection.ask("SELECT", number)
                 if connection.ask("EXISTS", key):
-                    return number
+                    return f"in database {number} of that server"
     except (RedisError, OSError) as exc:
         logger.debug("The other databases cannot be looked at: %s", exc)
-    return None
+    return "elsewhere"
 
 
 class Connection:
