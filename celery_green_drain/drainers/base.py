@@ -93,7 +93,7 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
         """Have the loop call ``function(*args)`` at its next turn, and start it where none runs."""
         self.mailbox.note(function, args, asks=True)
         # Not after the loop is woken: it might have done this by then, and been stopped since.
-        if self._life is not Life.RUNNING or not self.lives(self.loop):
+        if not self.running:
             self.start()
         self.mailbox.wake()
 
