@@ -207,6 +207,25 @@ def test_a_select_that_is_refused_is_told(login: Callable[..., Celery]) -> None:
     assert "select" in str(error)
 
 
+@pytest.mark.parametrize("command", ["select", "exists"])
+def test_a_search_that_is_refused_says_nothing(
+    command: str,
+    login: Callable[..., Celery],
+    keep: Callable[..., str],
+    guarded: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A result that is not where it should be may as well have been removed."""
+    app = login("on", ">secret", "~*", "&*", "+@all", f"-{command}")
+    app.conf.result_backend = app.conf.result_backend.replace("/1?", "/0?")
+    comes(app, keep, guarded)  # the worker stores in database 1
+    consumer = app.backend.result_consumer
+    wait_until(lambda: not consumer.check.begun, "the search")
+    comes(app, keep, guarded)
+    assert (consumer.statistics().connects, consumer.statistics().outages) == (1, 0)
+    assert "does not hold it" not in caplog.text
+
+
 def test_cluster_mode_with_one_shard(make: Callable[..., Celery]) -> None:
     """As serverless Redis is: no command for keys of several slots."""
     server = in_cluster_mode()

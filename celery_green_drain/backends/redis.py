@@ -17,7 +17,7 @@ from ..consumers.decoding import decode
 from ..consumers.redis import RedisResultConsumer
 from ..consumers.session import is_closed
 from ..drainers.slots import PATIENCE, Slots
-from ..internals import as_text, redis_socket
+from ..internals import redis_socket
 from .base import DrainedBackendMixin
 
 __all__ = ("RedisBackend", "SentinelBackend")
@@ -80,10 +80,6 @@ class RedisBackend(DrainedBackendMixin, stock.RedisBackend):  # type: ignore[mis
         """As Celery does; what is asked for at once goes in one command, over the drainer."""
         reading = self.result_consumer.read(key if isinstance(key, bytes) else key.encode())
         return super().get(key) if reading is None else reading.value
-
-    def forget(self, task_id: str) -> None:
-        self.result_consumer.check.forgotten(as_text(task_id))
-        super().forget(task_id)
 
     def decode(self, payload: Any) -> Any:
         """As Celery does, in half the time where it is JSON and not compressed."""

@@ -139,6 +139,7 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         except BaseException:
             self._give_up_readings()
             raise
+        self.check.lost()
         readings, self._readings = self._readings, []
         for reading in readings:
             session.read(reading)

@@ -130,6 +130,8 @@ class RedisSession(Session):
         self._refusals: dict[bytes, Exception] = {}
         #: Keys that others read, and who.
         self._readings: dict[bytes, list[Reading]] = {}
+        #: What else is to be asked.
+        self._asked: list[Command] = []
         #: Ids of the table that are still to be asked for anew, and to be looked up once more.
         self._backlog = deque(self._table)
         self._reconciling: deque[str] = deque()
@@ -240,6 +242,23 @@ class RedisSession(Session):
         self._readings.setdefault(reading.key, []).append(reading)
         self._unknown.setdefault(reading.key, "")
 
+    @property
+    def get_command(self) -> str | None:
+        """What reads one key; None: the user may not."""
+        return next((name for name in ("MGET", "GET") if name not in self._refused), None)
+
+    def ask(self, name: str, argument: bytes, answered: Callable[[Any], None]) -> None:
+        """Have ``name argument`` sent where results are looked up, after what was asked before.
+
+        :param answered: called with the reply, or the error.
+        """
+        command = Command(name, {argument: None}, partial(self._on_asked, answered))
+        self._asked.append(command)
+
+    def _on_asked(self, answered: Callable[[Any], None], command: Command, reply: Any) -> None:
+        self._under_way[command.name] -= 1
+        answered(reply)
+
     def _is_full(self, name: str) -> bool:
         return self._under_way[name] >= WINDOW
 
@@ -253,6 +272,8 @@ class RedisSession(Session):
             leaving = self._unsubscriptions()
         subscribing += self._single_subscriptions()
         looking += self._lookups()
+        looking += self._asked
+        self._asked = []
         if self.pubsub is self.lookup:
             self._submit(self.pubsub, leaving + subscribing + looking)
         else:
