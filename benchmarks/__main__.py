@@ -79,6 +79,7 @@ def run(chosen: list[Measurement], rounds: int) -> dict[Measurement, list[dict[s
             rabbit = RabbitServer()
             started.callback(rabbit.end)
             addresses["rabbitmq"] = rabbit.url()
+            addresses["rabbitmq session"] = str(rabbit.process.popen.pid)
         for number in range(rounds):
             for what in [what for what in chosen if what not in done]:
                 for server in (store, broker):

@@ -21,10 +21,13 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
-def make_app(what: Measurement, addresses: dict[str, str]) -> Celery:
-    """The app of a measurement, with a task that whoever answers knows."""
+def make_app(what: Measurement, addresses: dict[str, str], name: str = "web") -> Celery:
+    """The app of a measurement, with a task that whoever answers knows.
+
+    :param name: that of its connections to a Redis that keeps results.
+    """
     if what.store == "redis":
-        broker, store = addresses["broker"], addresses["redis"] + "?client_name=web"
+        broker, store = addresses["broker"], addresses["redis"] + f"?client_name={name}"
     else:
         broker, store = addresses["rabbitmq"], "rpc://"
     app = Celery("benchmarks", broker=broker, backend=store, set_as_current=False)

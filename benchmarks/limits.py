@@ -31,7 +31,7 @@ def redis_messages(what: Measurement, url: str) -> Clock:
     pubsub.subscribe(*[PREFIX + task_id for task_id in task_ids(what.count)])
     for _ in range(what.count):
         pubsub.get_message(timeout=None)
-    publisher = Helper("publisher", what.store, url, what.count, 1)
+    publisher = Helper("publisher", what.store, url, what.count, 1).ready()
     settle(what.settle)
     clock = Clock()
     publisher.start()
@@ -41,7 +41,7 @@ def redis_messages(what: Measurement, url: str) -> Clock:
 
 
 def amqp_messages(what: Measurement, url: str) -> Clock:
-    publisher = Helper("publisher", what.store, url, what.count, 1)
+    publisher = Helper("publisher", what.store, url, what.count, 1).ready()
     parts = urlsplit(url)
     left = what.count
 

@@ -23,6 +23,7 @@ CASES = {
     "messages": "limits",
     "wake": "limits",
     "register": "limits",
+    "fanin": "fanin",
 }
 
 

@@ -12,13 +12,14 @@ __all__ = ("Measurement", "full", "quick", "tiny")
 class Measurement:
     """One case, for one contender, with so many at once."""
 
-    #: A function of ``waits.py``, ``trips.py`` or ``limits.py``.
+    #: A function of ``waits.py``, ``trips.py``, ``limits.py`` or ``fanin.py``.
     case: str
     #: drained: this package; stock: Celery as it comes; tuned: Celery with a shared backend and
     #: a large pool; limit: the protocol or the green library alone.
     contender: str
     library: str
     store: str
+    #: Waits, or the processes that wait.
     count: int
     #: Seconds that whoever waits waits for a result at most.
     patience: float = 60.0
@@ -33,7 +34,7 @@ class Measurement:
 
 def full() -> list[Measurement]:
     """All that the documentation shows."""
-    return [*_limits(), *_waits(), *_trips(), *_others()]
+    return [*_limits(), *_waits(), *_trips(), *_others(), *_processes()]
 
 
 def quick() -> list[Measurement]:
@@ -56,8 +57,11 @@ def tiny() -> list[Measurement]:
     for what in full():
         ours = what.store if what.contender == "drained" else ""
         chosen.setdefault((what.case, what.contender, what.library, ours), what)
-    small = {"count": 20, "patience": 20.0, "settle": 0.1, "effort": 0.1}
-    return [replace(what, **small) for what in chosen.values()]  # type: ignore[arg-type]
+    small = {"patience": 20.0, "settle": 0.1, "effort": 0.1}
+    return [
+        replace(what, count=2 if what.case == "fanin" else 20, **small)  # type: ignore[arg-type]
+        for what in chosen.values()
+    ]
 
 
 def _limits() -> Iterator[Measurement]:
@@ -108,3 +112,12 @@ def _trips() -> Iterator[Measurement]:
 def _others() -> Iterator[Measurement]:
     yield Measurement("idle", "drained", "gevent", "redis", 10_000)
     yield Measurement("growth", "drained", "gevent", "redis", 10_000)
+
+
+def _processes() -> Iterator[Measurement]:
+    for count in (1, 5, 20):
+        yield Measurement("fanin", "drained", "gevent", "redis", count)
+    # A fifth of the results: each leaves two connections.
+    yield Measurement("fanin", "stock", "gevent", "redis", 5, effort=0.2)
+    for count in (1, 20):
+        yield Measurement("fanin", "drained", "gevent", "rabbitmq", count)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 __all__ = ("Clock", "Helper", "fall_silent", "rss", "settle")
 
@@ -45,7 +46,7 @@ def fall_silent(patience: float) -> None:
 
 
 class Helper:
-    """A process that gets ready, waits for a line, and works."""
+    """A process that gets ready, waits for a line, and works. Several get ready at once."""
 
     def __init__(self, module: str, *arguments: object) -> None:
         self.popen = subprocess.Popen(
@@ -56,13 +57,21 @@ class Helper:
         )
         assert self.popen.stdin is not None
         assert self.popen.stdout is not None
-        self._input = self.popen.stdin
-        if self.popen.stdout.readline() != "ready\n":
-            raise RuntimeError(f"{module} does not get ready")
+        self._input, self._output = self.popen.stdin, self.popen.stdout
+
+    def ready(self) -> Helper:
+        """Wait until it is."""
+        if self._output.readline() != "ready\n":
+            raise RuntimeError(f"{self.popen.args} does not get ready")
+        return self
 
     def start(self, line: object = None) -> None:
         self._input.write(json.dumps(line) + "\n")
         self._input.flush()
+
+    def answer(self) -> Any:
+        """What it says, once it does: a line of JSON."""
+        return json.loads(self._output.readline())
 
     def end(self) -> None:
         self.popen.kill()

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from . import sizing
 from .plan import Measurement
 
 Outcomes = dict[Measurement, list[dict[str, Any]]]
@@ -115,7 +116,14 @@ def text(rows: list[list[str]]) -> str:
 def write(folder: Path, outcomes: Outcomes) -> None:
     """Write everything into *folder*: tables as CSV, all outcomes as JSON, plots as SVG."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("table", table(outcomes)), ("goals", goals(medians(outcomes)))):
+    figures = {what: _medians(several) for what, several in outcomes.items()}
+    tables = {
+        "table": table(outcomes),
+        "goals": goals(medians(outcomes)),
+        "fanin": sizing.processes(figures),
+        "sizing": sizing.servers(figures),
+    }
+    for name, rows in tables.items():
         with (folder / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
     everything = [{**asdict(what), "outcomes": several} for what, several in outcomes.items()]

@@ -98,7 +98,7 @@ def requests(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
 @contextmanager
 def answerer(what: Measurement, addresses: dict[str, str]) -> Iterator[None]:
     names = ("broker", "redis") if what.store == "redis" else ("rabbitmq",)
-    helper = Helper("answerer", what.store, *(addresses[name] for name in names))
+    helper = Helper("answerer", what.store, *(addresses[name] for name in names)).ready()
     try:
         yield
     finally:

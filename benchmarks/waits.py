@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -38,14 +39,28 @@ class Waits:
         with suppress(TimeoutError):
             self.app.AsyncResult(uuid()).get(timeout=0.1)
 
-    def begin(self, seed: int = 1) -> None:
-        """Have all of them wait."""
+    def declare(self, index: int, task_id: str) -> None:
+        """See that there is a queue for the result, as ``delay()`` does."""
+        if self.what.store == "redis":
+            return
+        backend = self.app.backend
+        self.queues[index] = backend.oid
+        if self.what.contender == "drained" and index:
+            return  # all share that of the first
+        with self.app.producer_or_acquire() as producer:
+            backend.on_task_call(producer, task_id)
+
+    def begin(self, seed: int = 1, pause: float = 0.0, delay: float = 0.0) -> None:
+        """Have all of them wait: at once, or after *delay* seconds one every *pause* seconds."""
         self.left = self.what.count
         self.over.clear()
         #: Where the results are to go: one queue for all of them, or one for each.
         self.queues: Any = [None] * self.what.count
         wait = self._then if self.what.case == "then" else self._get
+        begun = time.monotonic() + delay
         for index, task_id in enumerate(task_ids(self.what.count, seed)):
+            if pause:
+                time.sleep(max(begun + index * pause - time.monotonic(), 0))
             wait(index, task_id)
 
     def end(self, publisher: Helper) -> Clock:
@@ -60,14 +75,14 @@ class Waits:
         kernel copies or releases each page when it is next written to.
         """
         store = self.what.store
-        return Helper("publisher", store, self.addresses[store], self.what.count, seed)
+        return Helper("publisher", store, self.addresses[store], self.what.count, seed).ready()
 
     def _get(self, index: int, task_id: str) -> None:
         spawn(self._wait, index, task_id)
 
     def _wait(self, index: int, task_id: str) -> None:
         try:
-            self._declare(index, task_id)
+            self.declare(index, task_id)
             value = self.app.AsyncResult(task_id).get(timeout=self.what.patience)
             if value != index:
                 self.errors["wrong value"] += 1
@@ -76,24 +91,13 @@ class Waits:
         self._count()
 
     def _then(self, index: int, task_id: str) -> None:
-        self._declare(index, task_id)
+        self.declare(index, task_id)
         self.app.AsyncResult(task_id).then(self._count)
 
     def _count(self, result: Any = None) -> None:
         self.left -= 1
         if not self.left:
             self.over.set()
-
-    def _declare(self, index: int, task_id: str) -> None:
-        """See that there is a queue for the result, as ``delay()`` does."""
-        if self.what.store == "redis":
-            return
-        backend = self.app.backend
-        self.queues[index] = backend.oid
-        if self.what.contender == "drained" and index:
-            return  # all share that of the first
-        with self.app.producer_or_acquire() as producer:
-            backend.on_task_call(producer, task_id)
 
 
 def get(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:

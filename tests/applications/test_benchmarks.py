@@ -33,3 +33,5 @@ def test_each_case_works(tmp_path: Path) -> None:
     lines = (tmp_path / "table.csv").read_text().splitlines()
     assert len(lines) == 1 + len(measured)
     assert "<svg" in (tmp_path / "get.svg").read_text()
+    for name in ("fanin", "sizing"):
+        assert "Redis" in (tmp_path / f"{name}.csv").read_text()
