@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Optional, Protocol
 
 from celery import states
@@ -20,7 +21,7 @@ from .copies import own_error, snapshot
 from .drainers.base import Drainer
 from .internals import as_text, known, learn
 from .lateness import timed_out
-from .promises import Loop, Promise, failure
+from .promises import Callback, Loop, Promise, failure
 from .quoting import quoted
 
 __all__ = (
@@ -264,16 +265,20 @@ class PendingResult(Promise):
     def kinds(self) -> list[str]:
         """How it is waited for: ``get``, ``watch`` (all that asks for each state), ``then``,
         ``group``."""
-        waits = self.waits.copy()
-        kinds = {"watch" if wait.messages else "get" for wait in waits}
-        kinds.update(("then",) if self._callbacks else ())
-        kinds.update(("group",) if self._barriers else ())
+        kinds = {"watch" if wait.messages else "get" for wait in self.waits.copy()}
+        kinds.update(
+            "then" if isinstance(chained, Callback) else "group"
+            for chained in snapshot(self._chained)
+        )
         return sorted(kinds)
 
     def forget(self) -> None:
         """The result was forgotten, or is being finalised: neither lock nor switch."""
         self._keep = None
-        self._callbacks.clear()
+        for chained in snapshot(self._chained):
+            if isinstance(chained, Callback):
+                with suppress(ValueError):  # called just now
+                    self._chained.remove(chained)
         if self._served or self.listed:
             self._served = False
             self.consumer.drop(self)
@@ -348,7 +353,7 @@ class PendingResult(Promise):
         if self.waits:
             for wait in snapshot(self.waits):
                 wait.put(self, None)
-        if self._callbacks or self._barriers:
+        if self._chained:
             self._call_all(result)
         if self.listed:
             self.consumer.drop(self)

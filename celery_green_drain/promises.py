@@ -26,7 +26,7 @@ from celery.utils.dispatch import Signal
 from vine import barrier, promise
 from vine.abstract import Thenable
 
-from .copies import own_error
+from .copies import own_error, snapshot
 from .django import close_old_connections
 from .errors import ResultNeverCame
 from .figures import Figures
@@ -63,6 +63,10 @@ class Chained(Protocol):
         """What the log calls it, with its *result*."""
 
 
+#: Process ids, each once: a million callbacks know theirs.
+_PIDS: dict[int, int] = {}
+
+
 class Callback:
     """A user's callback, with the context that it was given in, for the process that gave it."""
 
@@ -72,7 +76,8 @@ class Callback:
         #: A vine promise, or another thenable of the user's.
         self.target = target
         self._context = contextvars.copy_context()
-        self._pid = os.getpid()
+        pid = os.getpid()
+        self._pid = _PIDS.setdefault(pid, pid)
 
     def run(self, of: Chained, error: BaseException | None, *args: Any) -> None:
         """Call it with *args*, in this greenlet. What it raises is logged, and reaches nobody else.
@@ -120,8 +125,7 @@ class Promise:
 
     __slots__ = (
         "__weakref__",
-        "_barriers",
-        "_callbacks",
+        "_chained",
         "_keep",
         "_ref",
         "error",
@@ -136,8 +140,7 @@ class Promise:
         self.error: Exception | None = None
         self._ref = weakref.ref(result)
         self._keep: Any = None
-        self._callbacks: list[Callback] = []
-        self._barriers: list[barrier] = []
+        self._chained: list[Callback | barrier] = []
 
     def then(self, callback: Any, on_error: Any = None) -> Any:
         """Call *callback* with the result once it is ready, in a greenlet of its own.
@@ -149,7 +152,7 @@ class Promise:
             self._join(callback)
             return callback
         target = _thenable(callback, on_error)
-        self._callbacks.append(Callback(target))
+        self._chained.append(Callback(target))
         if not self.ready:
             self.serve(keep=True)
         if self.ready:  # by now perhaps by another thread, which may have looked before the append
@@ -166,34 +169,37 @@ class Promise:
     def cancel(self) -> None:
         """Call nothing any more."""
         self._keep = None
-        self._callbacks.clear()
-        self._barriers.clear()
+        self._chained.clear()
 
     @property
     def listeners(self) -> list[Any]:
-        return [callback.target for callback in self._callbacks] + self._barriers
+        return [
+            chained.target if isinstance(chained, Callback) else chained
+            for chained in snapshot(self._chained)
+        ]
 
     def serve(self, keep: bool) -> None:
         """Somebody waits for it now: see that it comes, and *keep* the result until then."""
         raise NotImplementedError("subclass responsibility")
 
     def _join(self, waiting: barrier) -> None:
-        self._barriers.append(waiting)
+        self._chained.append(waiting)
         Gate.of(waiting, self.loop).add(self)
         if self.ready:
             self._call_all(self._ref())
 
     def _call_all(self, result: Any) -> None:
+        if not self._chained:
+            return
+        error = None if result is None else self._error(result)
         # Taken one by one, so that two threads here at once call nothing twice.
-        if self._barriers:
-            for waiting in _taken(self._barriers):
+        for chained in _taken(self._chained):
+            if not isinstance(chained, Callback):
                 # In the loop, as a barrier counts wrong where two count at once.
-                self.loop.in_loop(Gate.of(waiting, self.loop).count, waiting, result)
-        if self._callbacks and result is not None:
-            error = self._error(result)
-            for callback in _taken(self._callbacks):
+                self.loop.in_loop(Gate.of(chained, self.loop).count, chained, result)
+            elif result is not None:
                 own = None if error is None else own_error(error)
-                self.loop.call(callback.run, self, own, result)
+                self.loop.call(chained.run, self, own, result)
 
     def _error(self, result: Any) -> BaseException | None:
         raise NotImplementedError("subclass responsibility")

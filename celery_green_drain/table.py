@@ -23,9 +23,9 @@ class Entry:
 
     __slots__ = ("latest", "pending", "pristine", "since", "status", "stored")
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
         #: Since when it is waited for, by the monotonic clock.
-        self.since = time.monotonic()
+        self.since = since
         #: An ordered set.
         self.pending: dict[PendingResult, None] = {}
         #: Reads the latest state before the last; None: there was none.
@@ -82,14 +82,15 @@ class PendingTable:
             return False
         entry = self._entries.get(pending.task_id)
         new = entry is None
+        now = time.monotonic()
         if entry is None:
-            entry = self._entries[pending.task_id] = Entry()
+            entry = self._entries[pending.task_id] = Entry(now)
         if entry.latest is not None and wait is not None and wait.messages:
             wait.tell(pending, entry.latest, entry.latest)
         entry.pending[pending] = None
         pending.listed = True
         if wait is None:
-            self._renew(pending)
+            self._renew(pending, now)
         return new
 
     @property
@@ -111,8 +112,8 @@ class PendingTable:
         entry = self._entries.get(task_id)
         return None if entry is None else entry.status
 
-    def _renew(self, pending: PendingResult) -> None:
-        self._since[pending] = time.monotonic()
+    def _renew(self, pending: PendingResult, now: float) -> None:
+        self._since[pending] = now
         self._since.move_to_end(pending)
 
     def _unlist(self, pending: PendingResult) -> None:
@@ -127,13 +128,14 @@ class PendingTable:
 
     def overdue(self, age: float) -> Iterator[PendingResult]:
         """Yield those that were to call back *age* seconds ago, and that nobody waits for."""
-        latest = time.monotonic() - age
+        now = time.monotonic()
+        latest = now - age
         while self._since:
             pending, since = next(iter(self._since.items()))
             if since > latest:
                 return
             if pending.waits:
-                self._renew(pending)  # it is still expected
+                self._renew(pending, now)  # it is still expected
             else:
                 del self._since[pending]
                 yield pending
