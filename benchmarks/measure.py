@@ -24,6 +24,7 @@ CASES = {
     "wake": "limits",
     "register": "limits",
     "fanin": "fanin",
+    "crowd": "crowd",
 }
 
 

@@ -12,7 +12,8 @@ __all__ = ("Measurement", "full", "quick", "tiny")
 class Measurement:
     """One case, for one contender, with so many at once."""
 
-    #: A function of ``waits.py``, ``trips.py``, ``limits.py`` or ``fanin.py``.
+    #: A function of ``waits.py``, ``trips.py``, ``limits.py``, ``fanin.py`` or
+    #: ``crowd.py``.
     case: str
     #: drained: this package; stock: Celery as it comes; tuned: Celery with a shared backend and
     #: a large pool; limit: the protocol or the green library alone.
@@ -119,5 +120,7 @@ def _processes() -> Iterator[Measurement]:
         yield Measurement("fanin", "drained", "gevent", "redis", count)
     # A fifth of the results: each leaves two connections.
     yield Measurement("fanin", "stock", "gevent", "redis", 5, effort=0.2)
-    for count in (1, 20):
+    for count in (1, 10):
         yield Measurement("fanin", "drained", "gevent", "rabbitmq", count)
+    for count in (1000, 10_000):
+        yield Measurement("crowd", "limit", "unpatched", "redis", count)

@@ -23,11 +23,15 @@ PROCESSES = (10, 1_000, 10_000)
 
 NAMES = {"redis": "Redis", "rabbitmq": "RabbitMQ"}
 
+#: What the web processes are, in a heading.
+KINDS = {"drained": "", "stock": "stock, ", "limit": "simulated, "}
+
 #: Lines of the table, and the figures of a measurement that they hold.
 LINES = {
     "µs of CPU, nobody waits": "alone cpu",
     "µs of CPU, one waits": "single cpu",
     "µs of CPU, all wait at once": "together cpu",
+    "µs of CPU, one waits, no pause": "busy cpu",
     "bytes in, nobody waits": "alone in",
     "bytes in, one waits": "single in",
     "bytes out, nobody waits": "alone out",
@@ -42,13 +46,13 @@ LINES = {
 
 HEADING = (
     *("server", "processes", "results a second", "connections", "MB for them"),
-    *("cores, nobody waits", "cores", "MB a second in", "out", "servers"),
+    *("cores", "cores, no pause", "MB a second in", "out", "servers"),
 )
 
 
 def processes(figures: Figures) -> list[list[str]]:
     """A column for each measurement with many processes."""
-    shown = [what for what in figures if what.case == "fanin"]
+    shown = [what for what in figures if what.case in ("fanin", "crowd")]
     rows = [["", *map(_heading, shown)]]
     for line, name in LINES.items():
         rows.append([line, *(_text(figures[what].get(name)) for what in shown)])
@@ -56,37 +60,42 @@ def processes(figures: Figures) -> list[list[str]]:
 
 
 def _heading(what: Measurement) -> str:
-    stock = "stock, " if what.contender == "stock" else ""
-    return f"{stock}{NAMES[what.store]}, {what.count}"
+    return f"{KINDS[what.contender]}{NAMES[what.store]}, {what.count:,}"
 
 
 def servers(figures: Figures) -> list[list[str]]:
-    """What more processes need, each with so many results a second, as the most that were measured
-    at once have spent on each result.
-    """
-    rows = [list(HEADING)]
+    """What more processes need, by what the most that were measured have spent on each result."""
     # The plan has them in the order of their numbers: the last of each store is the largest.
     measured = {
-        what.store: what
+        what.store: figures[what]
         for what in figures
         if what.contender == "drained" and "single cpu" in figures[what]
     }
-    for store, what in measured.items():
-        each = figures[what]
-        for count in PROCESSES:
-            results = count * LOAD
-            cores = results * each["single cpu"] / 1e6
-            line = [
-                count * each["connections"],
-                count * each["memory"] / 1024 if "memory" in each else None,
-                results * each["alone cpu"] / 1e6,
-                cores,
-                results * each["single in"] / 1e6 if "single in" in each else None,
-                results * each["single out"] / 1e6 if "single out" in each else None,
-                max(ceil(cores / SHARE), 1) if store == "redis" else None,
-            ]
-            rows.append([NAMES[store], f"{count:,}", f"{results:,}", *map(_text, line)])
-    return rows
+    busy = {what.store: figures[what] for what in figures if "busy cpu" in figures[what]}
+    each = {store: {**busy.get(store, {}), **measured[store]} for store in measured}
+    lines = [
+        [NAMES[store], f"{count:,}", *map(_text, _needs(count, each[store]))]
+        for store in each
+        for count in PROCESSES
+    ]
+    return [list(HEADING), *lines]
+
+
+def _needs(processes: int, each: Mapping[str, float]) -> list[float | None]:
+    """The cells of a line, from the results a second on."""
+    results = processes * LOAD
+    needs = {name: results * value / 1e6 for name, value in each.items()}
+    memory, busy = each.get("memory"), needs.get("busy cpu")
+    return [
+        results,
+        processes * each["connections"],
+        None if memory is None else processes * memory / 1024,
+        needs["single cpu"],
+        busy,
+        needs.get("single in"),
+        needs.get("single out"),
+        None if busy is None else max(ceil(busy / SHARE), 1),
+    ]
 
 
 def _text(value: float | None) -> str:
