@@ -120,7 +120,7 @@ def _processes() -> Iterator[Measurement]:
         yield Measurement("fanin", "drained", "gevent", "redis", count)
     # A fifth of the results: each leaves two connections.
     yield Measurement("fanin", "stock", "gevent", "redis", 5, effort=0.2)
-    for count in (1, 10):
-        yield Measurement("fanin", "drained", "gevent", "rabbitmq", count)
     for count in (1000, 10_000):
         yield Measurement("crowd", "limit", "unpatched", "redis", count)
+    for count in (1, 10):
+        yield Measurement("fanin", "drained", "gevent", "rabbitmq", count)

@@ -23,8 +23,8 @@ PROCESSES = (10, 1_000, 10_000)
 
 NAMES = {"redis": "Redis", "rabbitmq": "RabbitMQ"}
 
-#: What the web processes are, in a heading.
-KINDS = {"drained": "", "stock": "stock, ", "limit": "simulated, "}
+#: What others are in a heading than real processes with this package, all of them on Redis.
+KINDS = {"stock": "stock", "limit": "simulated"}
 
 #: Lines of the table, and the figures of a measurement that they hold.
 LINES = {
@@ -45,8 +45,8 @@ LINES = {
 }
 
 HEADING = (
-    *("server", "processes", "results a second", "connections", "MB for them"),
-    *("cores", "cores, no pause", "MB a second in", "out", "servers"),
+    *("server", "processes", "results/s", "connections", "MB for them"),
+    *("cores", "cores, no pause", "MB/s in", "MB/s out", "servers"),
 )
 
 
@@ -60,7 +60,8 @@ def processes(figures: Figures) -> list[list[str]]:
 
 
 def _heading(what: Measurement) -> str:
-    return f"{KINDS[what.contender]}{NAMES[what.store]}, {what.count:,}"
+    name = KINDS.get(what.contender, NAMES[what.store])
+    return f"{name}, {what.count:,}"
 
 
 def servers(figures: Figures) -> list[list[str]]:
