@@ -33,5 +33,14 @@ def test_each_case_works(tmp_path: Path) -> None:
     lines = (tmp_path / "table.csv").read_text().splitlines()
     assert len(lines) == 1 + len(measured)
     assert "<svg" in (tmp_path / "get.svg").read_text()
+    served = {
+        (what["case"], what["contender"]): what["outcomes"][0]
+        for what in measured
+        if what["case"] in ("fanin", "crowd") and what["store"] == "redis"
+    }
+    real, simulated = served["fanin", "drained"], served["crowd", "limit"]
+    assert real["connections"] == simulated["connections"] == 1
+    # What is simulated stores results as Celery does.
+    assert round(real["alone commands"]) == simulated["alone commands"]
     for name in ("fanin", "sizing"):
         assert "Redis" in (tmp_path / f"{name}.csv").read_text()
