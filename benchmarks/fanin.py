@@ -18,7 +18,7 @@ from .servers import SERVERS
 RESULTS, RATE = 1_000, 500
 
 #: Seconds that the waits are ahead of their results.
-LEAD = 0.4
+LEAD = 0.2
 
 #: Seconds in which all have begun to wait.
 PATIENCE = 5.0

@@ -58,9 +58,10 @@ def tiny() -> list[Measurement]:
     for what in full():
         ours = what.store if what.contender == "drained" else ""
         chosen.setdefault((what.case, what.contender, what.library, ours), what)
-    small = {"patience": 20.0, "settle": 0.1, "effort": 0.1}
+    small = {"count": 20, "patience": 20.0, "settle": 0.1, "effort": 0.1}
+    processes = {**small, "count": 2, "effort": 0.02}
     return [
-        replace(what, count=2 if what.case == "fanin" else 20, **small)  # type: ignore[arg-type]
+        replace(what, **(processes if what.case == "fanin" else small))  # type: ignore[arg-type]
         for what in chosen.values()
     ]
 
