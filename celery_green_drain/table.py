@@ -129,10 +129,9 @@ class PendingTable:
     def overdue(self, age: float) -> Iterator[PendingResult]:
         """Yield those that were to call back *age* seconds ago, and that nobody waits for."""
         now = time.monotonic()
-        latest = now - age
-        while self._since:
+        for _ in range(len(self._since)):  # each once, as those that are renewed come again
             pending, since = next(iter(self._since.items()))
-            if since > latest:
+            if since > now - age:
                 return
             if pending.waits:
                 self._renew(pending, now)  # it is still expected
