@@ -14,30 +14,21 @@ from typing import Any
 from .green import wait_until
 from .servers import Process, free_port
 
+#: Connections that may be waiting to be accepted: of a thousand that come at once, none is to try
+#: again a second later.
+BACKLOG = 4096
 
-class Proxy:
-    """What stands between a client and ``127.0.0.1:target``.
 
-    :param delay: seconds that each byte travels, each way.
-    """
+class Control:
+    """A proxy that somebody has started, by the port where it is told what to do."""
 
-    def __init__(self, target: int, delay: float = 0.0) -> None:
-        self.port, self._control = free_port(), free_port()
-        ports = (str(port) for port in (self.port, target, self._control))
-        self.process = Process(sys.executable, "-m", "tests.proxy", *ports)
-        wait_until(self._listens, "the proxy")
-        self.tell(f"delay {delay}")
-
-    def _listens(self) -> bool:
-        with contextlib.suppress(ConnectionRefusedError):
-            self.tell("pass")
-            return True
-        return False
+    def __init__(self, port: int) -> None:
+        self.control = port
 
     def tell(self, command: str) -> None:
-        with socket.create_connection(("127.0.0.1", self._control), 5) as control:
+        with socket.create_connection(("127.0.0.1", self.control), 5) as control:
             control.sendall(f"{command}\n".encode())
-            assert control.recv(16) == b"done\n", self.process.output()
+            assert control.recv(16) == b"done\n", f"the proxy does not {command}"
 
     def alternate(self, target: int) -> None:
         """Connect each second client to another server."""
@@ -62,6 +53,27 @@ class Proxy:
     def refuse(self) -> None:
         """Reset all connections, and each new one."""
         self.tell("refuse")
+
+
+class Proxy(Control):
+    """What stands between a client and ``127.0.0.1:target``.
+
+    :param delay: seconds that each byte travels, each way.
+    """
+
+    def __init__(self, target: int, delay: float = 0.0) -> None:
+        super().__init__(free_port())
+        self.port = free_port()
+        ports = (str(port) for port in (self.port, target, self.control))
+        self.process = Process(sys.executable, "-m", "tests.proxy", *ports)
+        wait_until(self._listens, "the proxy")
+        self.tell(f"delay {delay}")
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            self.tell("pass")
+            return True
+        return False
 
     def end(self) -> None:
         self.process.end()
@@ -156,7 +168,7 @@ class _Server:
 
 async def _main(port: int, target: int, control: int) -> None:
     server = _Server(target)
-    await asyncio.start_server(server.serve, "127.0.0.1", port)
+    await asyncio.start_server(server.serve, "127.0.0.1", port, backlog=BACKLOG)
     listener = await asyncio.start_server(server.control, "127.0.0.1", control)
     await listener.serve_forever()
 
