@@ -1,4 +1,6 @@
-"""``answerer.py redis BROKER STORE``, ``answerer.py rabbitmq BROKER``: answers each task at once.
+"""``answerer.py STORE BROKER [URL]``: answers each task at once.
+
+What it answers is stored in Redis or PostgreSQL, or sent as the reply over RabbitMQ.
 
 A worker without what makes Celery's slow, so that the round trip shows who waits for the result.
 """
@@ -15,17 +17,20 @@ from urllib.parse import urlsplit
 import amqp
 import redis
 
-from .results import EXPIRES, PREFIX, payload
+from .results import EXPIRES, PREFIX, Rows, message, payload
 
 #: Celery's default queue.
 QUEUE = "celery"
+
+#: For who waits for tasks, which may be a while.
+PATIENT: dict[str, Any] = {"socket_timeout": None}
 
 #: Tasks that are answered in one round trip to Redis.
 CHUNK = 100
 
 
 def from_redis(broker_url: str, store_url: str) -> None:
-    broker, store = redis.Redis.from_url(broker_url), redis.Redis.from_url(store_url)
+    broker, store = redis.Redis.from_url(broker_url, **PATIENT), redis.Redis.from_url(store_url)
     broker.ping()
     print("ready", flush=True)
     while True:
@@ -34,10 +39,20 @@ def from_redis(broker_url: str, store_url: str) -> None:
             for message in [first, *(broker.rpop(QUEUE, CHUNK) or ())]:
                 task = json.loads(message)
                 task_id = task["headers"]["id"]
-                body = answer(task_id, base64.b64decode(task["body"]))
+                body = payload(task_id, total(base64.b64decode(task["body"])))
                 pipe.set(PREFIX + task_id, body, ex=EXPIRES)
                 pipe.publish(PREFIX + task_id, body)
             pipe.execute()
+
+
+def from_postgresql(broker_url: str, store_url: str) -> None:
+    """For a table that is there."""
+    broker, rows = redis.Redis.from_url(broker_url, **PATIENT), Rows(store_url)
+    broker.ping()
+    print("ready", flush=True)
+    while True:
+        task = json.loads(broker.brpop([QUEUE])[1])
+        rows.store({task["headers"]["id"]: total(base64.b64decode(task["body"]))})
 
 
 def from_rabbitmq(url: str) -> None:
@@ -52,13 +67,7 @@ def from_rabbitmq(url: str) -> None:
 
         def publish(task: Any) -> None:
             task_id = task.properties["correlation_id"]
-            result = amqp.Message(
-                answer(task_id, task.body),
-                content_type="application/json",
-                content_encoding="utf-8",
-                correlation_id=task_id,
-                delivery_mode=1,
-            )
+            result = message(task_id, total(task.body))
             channel.basic_publish(result, routing_key=task.properties["reply_to"])
 
         channel.basic_consume(QUEUE, no_ack=True, callback=tasks.append)
@@ -69,11 +78,13 @@ def from_rabbitmq(url: str) -> None:
                 publish(tasks.popleft())
 
 
-def answer(task_id: str, body: str | bytes) -> str:
+def total(body: str | bytes) -> int:
+    """What the task is to return."""
     (x, y), *_ = json.loads(body)
-    return payload(task_id, x + y)
+    return int(x + y)
 
 
 if __name__ == "__main__":
     store, *urls = sys.argv[1:]
-    {"redis": from_redis, "rabbitmq": from_rabbitmq}[store](*urls)
+    sources = {"redis": from_redis, "postgresql": from_postgresql, "rabbitmq": from_rabbitmq}
+    sources[store](*urls)

@@ -26,10 +26,11 @@ def make_app(what: Measurement, addresses: dict[str, str], name: str = "web") ->
 
     :param name: that of its connections to a Redis that keeps results.
     """
+    broker, store = addresses["broker"], addresses.get(what.store, "")
     if what.store == "redis":
-        broker, store = addresses["broker"], addresses["redis"] + f"?client_name={name}"
-    else:
-        broker, store = addresses["rabbitmq"], "rpc://"
+        store += f"?client_name={name}"
+    elif what.store == "rabbitmq":
+        broker, store = store, "rpc://"
     app = Celery("benchmarks", broker=broker, backend=store, set_as_current=False)
     app.conf.update(SETTINGS.get(what.contender, {"result_drainer": what.library}))
     app.task(name="add")(add)

@@ -97,7 +97,7 @@ def requests(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
 
 @contextmanager
 def answerer(what: Measurement, addresses: dict[str, str]) -> Iterator[None]:
-    names = ("broker", "redis") if what.store == "redis" else ("rabbitmq",)
+    names = ("rabbitmq",) if what.store == "rabbitmq" else ("broker", what.store)
     helper = Helper("answerer", what.store, *(addresses[name] for name in names)).ready()
     try:
         yield
