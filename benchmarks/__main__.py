@@ -13,9 +13,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from tests.proxy import proxied
 from tests.rabbitmq import RabbitServer
 from tests.servers import OWNER, RedisServer, Worker
+from tests.stores import PostgresServer
 
 from . import plan, report
 from .plan import Measurement
@@ -38,8 +41,9 @@ def main() -> None:
     # The servers are to end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     outcomes = run(chosen, arguments.rounds)
-    print(report.text(report.table(outcomes)))
-    print(report.text(report.goals(report.medians(outcomes))))
+    tables = report.tables(outcomes)
+    for name in ("table", "far", "goals"):
+        print(report.text(tables[name]))
     if arguments.out is not None:
         report.write(arguments.out, outcomes)
 
@@ -80,6 +84,10 @@ def run(chosen: list[Measurement], rounds: int) -> dict[Measurement, list[dict[s
             started.callback(rabbit.end)
             addresses["rabbitmq"] = rabbit.url()
             addresses["rabbitmq session"] = str(rabbit.process.popen.pid)
+        if any(what.store == "postgresql" for what in chosen):
+            postgres = PostgresServer()
+            started.callback(postgres.end)
+            addresses["postgresql"] = postgres.url("web")
         for number in range(rounds):
             for what in [what for what in chosen if what not in done]:
                 for server in (store, broker):
@@ -89,12 +97,22 @@ def run(chosen: list[Measurement], rounds: int) -> dict[Measurement, list[dict[s
                     if what.case == "worker":
                         worker = Worker(addresses["broker"], addresses["redis"], pool="solo")
                         helping.callback(worker.end)
+                    if what.case == "far":
+                        addresses.update(link(addresses[what.store], helping))
                     outcome = measure(what, addresses)
                 outcomes[what].append(outcome)
                 if outcome["failed"] or time.monotonic() - begun > LONG:
                     done.add(what)
                 print(f"{number + 1}/{rounds} {what}: {report.summary(outcome)}", file=sys.stderr)
     return outcomes
+
+
+def link(near: str, helping: ExitStack) -> dict[str, str]:
+    """A link to the server that is *near*: the address there, and the port that controls it."""
+    port = urlsplit(near).port
+    assert port is not None
+    proxy = helping.enter_context(proxied(port))
+    return {"far": near.replace(f":{port}/", f":{proxy.port}/"), "link": str(proxy.control)}
 
 
 def measure(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ CASES = {
     "register": "limits",
     "fanin": "fanin",
     "crowd": "crowd",
+    "far": "far",
 }
 
 

@@ -12,8 +12,8 @@ __all__ = ("Measurement", "full", "quick", "tiny")
 class Measurement:
     """One case, for one contender, with so many at once."""
 
-    #: A function of ``waits.py``, ``trips.py``, ``limits.py``, ``fanin.py`` or
-    #: ``crowd.py``.
+    #: A function of ``waits.py``, ``trips.py``, ``limits.py``, ``fanin.py``, ``crowd.py`` or
+    #: ``far.py``.
     case: str
     #: drained: this package; stock: Celery as it comes; tuned: Celery with a shared backend and
     #: a large pool; limit: the protocol or the green library alone.
@@ -24,7 +24,8 @@ class Measurement:
     count: int
     #: Seconds that whoever waits waits for a result at most.
     patience: float = 60.0
-    #: Seconds that all have waited for before the first result comes.
+    #: Seconds that all have waited for before the first result comes; or from one loss of the
+    #: connections to the next, so that none is part of the same outage.
     settle: float = 2.0
     #: How often what is repeated is repeated, as a share of the usual.
     effort: float = 1.0
@@ -35,7 +36,7 @@ class Measurement:
 
 def full() -> list[Measurement]:
     """All that the documentation shows."""
-    return [*_limits(), *_waits(), *_trips(), *_others(), *_processes()]
+    return [*_limits(), *_waits(), *_trips(), *_others(), *_processes(), *_far()]
 
 
 def quick() -> list[Measurement]:
@@ -56,6 +57,8 @@ def tiny() -> list[Measurement]:
     """Each case once for each contender and library, so small that it shows only that they work."""
     chosen: dict[tuple[str, ...], Measurement] = {}
     for what in full():
+        if what.case == "far" and what.contender in ("stock", "tuned"):
+            continue  # which would take longest, and runs nothing that is not run without it
         ours = what.store if what.contender == "drained" else ""
         chosen.setdefault((what.case, what.contender, what.library, ours), what)
     small = {"count": 20, "patience": 20.0, "settle": 0.1, "effort": 0.1}
@@ -125,3 +128,17 @@ def _processes() -> Iterator[Measurement]:
         yield Measurement("crowd", "limit", "unpatched", "redis", count)
     for count in (1, 10):
         yield Measurement("fanin", "drained", "gevent", "rabbitmq", count)
+
+
+def _far() -> Iterator[Measurement]:
+    yield Measurement("far", "limit", "gevent", "redis", 1)
+    contenders = {
+        "redis": ("drained", "stock", "tuned"),
+        "rabbitmq": ("drained", "stock"),
+        "postgresql": ("drained", "stock"),
+    }
+    for store, several in contenders.items():
+        # PostgreSQL lets a hundred connections in, and plain Celery opens one for each read.
+        count = 50 if store == "postgresql" else 500
+        for contender in several:
+            yield Measurement("far", contender, "gevent", store, count, settle=1.2)

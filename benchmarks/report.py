@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from . import sizing
+from . import distance, sizing
 from .plan import Measurement
 
 Outcomes = dict[Measurement, list[dict[str, Any]]]
@@ -67,6 +67,8 @@ def table(outcomes: Outcomes) -> list[list[str]]:
     heading = ["case", "contender", "library", "store", "N", "failed", *FIGURES, "spread"]
     lines = [heading]
     for what, several in outcomes.items():
+        if what.case == "far":
+            continue  # it has a table of its own
         figures = _medians(several)
         if figures["failed"]:
             # What a few have taken while others got nothing says nothing.
@@ -113,17 +115,22 @@ def text(rows: list[list[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
+def tables(outcomes: Outcomes) -> dict[str, list[list[str]]]:
+    """All tables, by their names; a heading alone where nothing was measured for it."""
+    figures = {what: _medians(several) for what, several in outcomes.items()}
+    return {
+        "table": table(outcomes),
+        "far": distance.far(figures),
+        "fanin": sizing.processes(figures),
+        "sizing": sizing.servers(figures),
+        "goals": goals(medians(outcomes)),
+    }
+
+
 def write(folder: Path, outcomes: Outcomes) -> None:
     """Write everything into *folder*: tables as CSV, all outcomes as JSON, plots as SVG."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {what: _medians(several) for what, several in outcomes.items()}
-    tables = {
-        "table": table(outcomes),
-        "goals": goals(medians(outcomes)),
-        "fanin": sizing.processes(figures),
-        "sizing": sizing.servers(figures),
-    }
-    for name, rows in tables.items():
+    for name, rows in tables(outcomes).items():
         with (folder / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
     everything = [{**asdict(what), "outcomes": several} for what, several in outcomes.items()]
