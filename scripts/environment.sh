@@ -25,7 +25,7 @@ servers() {
 # promtool: what checks rules for Prometheus, out of Debian's package, without the server in it.
 promtool() {
     local folder sudo=""
-    [ -x .venv/bin/promtool ] || command -v promtool >/dev/null && return
+    [ -x .venv/bin/promtool ] || type -P promtool >/dev/null && return
     [ "$(id -u)" = 0 ] || sudo=sudo
     folder=$(mktemp -d)
     (

@@ -150,7 +150,7 @@ if "TESTS_BROKER" in os.environ:
     persistent = bool(os.environ.get("TESTS_PERSISTENT"))
     if persistent:
         # Celery's own worker gives a result up after 20 s, and a broker may take longer to start.
-        RPCBackend.retry_policy = {**RPCBackend.retry_policy, "max_retries": 120}
+        RPCBackend.retry_policy = {**RPCBackend.retry_policy, "max_retries": 300}
     app = make_app(
         os.environ["TESTS_BROKER"],
         os.environ["TESTS_RESULTS"],
@@ -164,6 +164,3 @@ if "TESTS_BROKER" in os.environ:
         **json.loads(os.environ.get("TESTS_CONF", "{}")),
     )
     app.set_current()
-    if persistent:
-        # A busy machine may take longer to start RabbitMQ than Celery tries to send a result.
-        RPCBackend.retry_policy = {**RPCBackend.retry_policy, "max_retries": 300}

@@ -276,8 +276,13 @@ def urls(request: pytest.FixtureRequest, results: RedisServer) -> tuple[str, str
 
 @pytest.fixture(scope="module", params=POOLS)
 def pool(request: pytest.FixtureRequest, urls: tuple[str, str]) -> Iterator[Worker]:
-    """A worker with that pool, and a queue of that name."""
-    worker = Worker(*urls, pool=request.param, queue=request.param)
+    """A worker with that pool, and a queue of that name.
+
+    RabbitMQ confirms what it takes, or the end of a task could overtake a state that another
+    connection has sent.
+    """
+    confirmed = urls[0].startswith("amqp")
+    worker = Worker(*urls, persistent=confirmed, pool=request.param, queue=request.param)
     yield worker
     worker.end()
 
