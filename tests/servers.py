@@ -26,14 +26,19 @@ from celery_green_drain.demo.processes import Child
 from .green import MODE, wait_until
 from .launch import BESIDE, MODES
 
+#: A part's own ports in each mode.
+PORTS = 1_600
+
 
 def _ports() -> Iterator[int]:
     # Below those that the kernel gives to clients, and for each mode others, as the modes may be
-    # tested at once: nobody else takes one before its server does.
-    first = 6_000 + 5_000 * (*BESIDE, *MODES).index(MODE)
-    start = random.randrange(5_000)
+    # tested at once, and each perhaps in several parts of ``scripts/test``: nobody else takes one
+    # before its server does.
+    part = int(os.environ.get("TESTS_PORTS", "0"))
+    first = 6_000 + 5_000 * (*BESIDE, *MODES).index(MODE) + PORTS * part
+    start = random.randrange(PORTS)
     for number in itertools.count(start):
-        yield first + number % 5_000
+        yield first + number % PORTS
 
 
 _next_ports = _ports()

@@ -532,7 +532,7 @@ def test_a_restarted_broker(
     assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
     nap = app.tasks["nap"]
     done = [nap.delay(0, i) for i in range(count)]
-    slow = [nap.delay(3, i) for i in range(16)]
+    slow = [nap.delay(3, i) for i in range(8)]
     outcomes = [spawn_get(result, timeout=100) for result in done + slow]
     called: list[int] = []
     later = nap.delay(1, "called")
@@ -540,7 +540,7 @@ def test_a_restarted_broker(
     own.kill()
     own.start()
     wait_until(lambda: all(outcomes) and called, "all results", timeout=105)
-    assert outcomes == [[i] for i in range(count)] + [[i] for i in range(16)]
+    assert outcomes == [[i] for i in range(count)] + [[i] for i in range(8)]
     assert called == ["called"]
     assert len([m for m in caplog.messages if m.startswith("Lost the connection")]) == 1
     assert nap.delay(0, "afterwards").get(timeout=30) == "afterwards"
