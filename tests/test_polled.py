@@ -335,6 +335,26 @@ def test_a_thousand_waiters_are_two_queries_a_look_over_one_connection(
     assert statistics().connects == 1
 
 
+def test_a_lost_connection_is_replaced_by_one_like_it(
+    make: Callable[..., Celery], postgres: PostgresServer
+) -> None:
+    """A look is one query afterwards as well, without a transaction."""
+    app = make("postgres", result_drainer_poll_min=0.1, result_drainer_poll_max=0.1)
+    statistics = app.backend.result_consumer.statistics
+    got = spawn_get(app.AsyncResult(task_id := uuid()))
+    wait_until(lambda: statistics().connections, "the first look")
+    serving = "FROM pg_stat_activity WHERE query LIKE 'SELECT celery_taskmeta%'"
+    looked = len(looks(postgres))
+    postgres.ask(f"SELECT pg_terminate_backend(pid) {serving}")
+    wait_until(lambda: len(looks(postgres)) >= looked + 3, "a look over another connection")
+    before = len(postgres.statements("web"))
+    wait_until(lambda: len(postgres.statements("web")) >= before + 6, "some looks")
+    after = postgres.statements("web")[before:]
+    assert [line for line in after if "SELECT celery_taskmeta.id" not in line] == []
+    store(app, "here", task_id=task_id)
+    wait_until(lambda: got == ["here"], "the result")
+
+
 def looks(postgres: PostgresServer) -> list[str]:
     return [line for line in postgres.statements("web") if "SELECT celery_taskmeta.id" in line]
 

@@ -218,8 +218,13 @@ class Rows(Lookup):
             # No transaction, or each look would see what the first one saw.
             self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         task = self.store.task_cls
-        with Session(bind=self._connection) as session:
-            rows = session.query(task).filter(task.task_id.in_(task_ids)).all()
+        try:
+            with Session(bind=self._connection) as session:
+                rows = session.query(task).filter(task.task_id.in_(task_ids)).all()
+        except Exception:
+            if self._connection.invalidated:  # it would connect anew by itself, without its options
+                self.close()
+            raise
         return [(row.task_id, partial(self._read_row, row)) for row in rows]
 
     def _read_row(self, row: Any) -> Meta:
@@ -228,8 +233,9 @@ class Rows(Lookup):
 
     def close(self) -> None:
         if self._connection is not None:
-            self._connection.close()
-            self._connection.engine.dispose()
+            connection, self._connection = self._connection, None
+            connection.close()
+            connection.engine.dispose()
 
 
 class LoadedRow:
