@@ -90,6 +90,7 @@ class History:
             spawn(act, actor, random.Random(rng.random() + number))
         if later is not None:
             time.sleep(rng.choice((0, rng.random() * 0.3)))
+            self.oracle.at_home()  # or a forked child would give the order once more
             later()
         done.wait(PATIENCE + LONG)
         self.oracle.at_home()
