@@ -68,6 +68,19 @@ def test_what_the_broker_sends_again() -> None:
     assert len(kept._recent) == 5
 
 
+def test_what_comes_again_is_older_than_what_is_new() -> None:
+    """As the broker may notice late that an earlier connection is lost."""
+    kept = Buffer(10)
+    kept.connection = 2
+    assert kept.put("a", Payload(b"3", None, None, False, connection=2), read=True)
+    assert not kept.put("a", Payload(b"1", None, None, False), read=True, again=True)
+    assert kept.put("b", Payload(b"0", None, None, False, connection=2), read=True)
+    kept.connection = 3
+    assert kept.put("b", Payload(b"1", None, None, False), read=True, again=True)
+    assert kept.put("b", Payload(b"2", None, None, False), read=True, again=True)
+    assert kept.put("a", Payload(b"end", None, None, True), read=True, again=True)
+
+
 def test_a_look_at_what_is_just_taken_leaves_nothing() -> None:
     kept = Buffer(10)
     kept.put("a", payload(), read=False)

@@ -496,13 +496,16 @@ def test_ten_thousand_callbacks(app: Celery, rabbit: RabbitServer) -> None:
 def test_ten_thousand_waiters(app: Celery, rabbit: RabbitServer) -> None:
     count = size(10_000, 300)
     ids = [uuid() for _ in range(count)]
+    published: list[bool] = []
 
     def publish() -> None:
         wait_until(lambda: consumer(app).statistics().pending == count, "the waits", timeout=60)
         publish_results(app, rabbit, ids)
+        published.append(True)
 
     publisher = spawn(publish)
     assert crowd(count, lambda i: app.AsyncResult(ids[i]).get(timeout=100)) == list(range(count))
+    wait_until(lambda: published, "the publisher's end, before the queue goes")
     del publisher
 
 
@@ -545,6 +548,31 @@ def test_a_restarted_broker(
     assert len([m for m in caplog.messages if m.startswith("Lost the connection")]) == 1
     assert nap.delay(0, "afterwards").get(timeout=30) == "afterwards"
     worker.end()
+
+
+def test_nothing_goes_to_a_lost_connection_that_the_broker_takes_for_alive(
+    make: Callable[..., Celery], rabbit: RabbitServer
+) -> None:
+    with proxied(rabbit.port) as proxy:
+        conf = {"broker_read_url": rabbit.url(proxy.port), "result_drainer_heartbeat": 20}
+        app = make(broker=rabbit.url(), results="rpc://", **conf)
+        app.AsyncResult(uuid()).then(print)  # so that the queue is kept
+        queue = app.backend.oid
+        wait_until(lambda: consumer(app).statistics().connections, "the first connection")
+        proxy.swallow()
+        consumer(app).stop()  # its farewell does not arrive
+        proxy.pass_on()
+        task_id, seen = uuid(), []  # type: ignore[var-annotated]
+        got = spawn_get(app.AsyncResult(task_id), timeout=30, on_message=seen.append)
+        wait_until(lambda: consumer(app).statistics().pending == 2, "the wait")
+        wait_until(lambda: rabbit.consumers(queue) == 2, "the second connection")
+        steps = [{"status": "PROGRESS", "result": number} for number in range(10)]
+        states = [*steps, {"status": "SUCCESS", "result": "end"}]
+        bodies = [(json.dumps({"task_id": task_id, **state}), task_id) for state in states]
+        rabbit.publish(queue, bodies)
+        wait_until(lambda: got == ["end"], "the result")
+        assert [state["result"] for state in seen] == [*range(10), "end"]
+        assert rabbit.consumers(queue) == 2
 
 
 def test_a_broker_that_is_not_there_yet(

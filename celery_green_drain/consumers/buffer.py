@@ -42,6 +42,8 @@ class Payload(NamedTuple):
     content_encoding: str | None
     #: Whether it is the task's last state.
     last: bool
+    #: The number of the connection that it came over; 0: the broker had sent it before.
+    connection: int = 0
 
     def decode(self, accept: Any) -> Any:
         return loads(self.body, self.content_type, self.content_encoding, accept)
@@ -60,6 +62,8 @@ class Buffer:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        #: The number of the connection that states come over.
+        self.connection = 0
         self._unread: OrderedDict[str, Payload] = OrderedDict()
         #: The same, of results that somebody holds, and whose turn to go it was.
         self._kept: OrderedDict[str, Payload] = OrderedDict()
@@ -146,11 +150,20 @@ class Buffer:
         """
         known = self._unread_of(task_id) or self._read.get(task_id)
         if not payload.last and (
-            (known is not None and known.last) or self._has_come(task_id, payload, again)
+            (known is not None and self._is_newer(known, again))
+            or self._has_come(task_id, payload, again)
         ):
             return False  # overtaken, or sent again
         self._keep(task_id, payload, read)
         return True
+
+    def _is_newer(self, known: Payload, again: bool) -> bool:
+        """Whether a state that comes now, perhaps *again*, is older than what is known.
+
+        What comes again was sent over an earlier connection, so before all that this one is the
+        first to bring. The broker takes it back only when it notices that the earlier one is lost.
+        """
+        return known.last or (again and known.connection == self.connection)
 
     def _has_come(self, task_id: str, payload: Payload, again: bool) -> bool:
         """Whether this very state was here, of what comes *again*: others have come since."""

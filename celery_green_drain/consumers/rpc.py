@@ -81,6 +81,9 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             self.queue_name,
             durable=True,
             auto_delete=False,
+            # A broker may take a lost connection for alive, and share out what comes between its
+            # consumer and this one: all is to go to the newest, as RabbitMQ then has it.
+            consumer_arguments={"x-priority": self.buffer.connection},
             expires=min(max(backend.expires or DAY, SHORTEST), LONGEST),
         )
 
@@ -90,6 +93,7 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         if self._connection is None:
             self._connection = self.backend.app.connection_for_read()
         connection = self._connection
+        self.buffer.connection += 1
         # In whole seconds, as AMQP counts them, whatever the URL says.
         connection.heartbeat = math.ceil(self.settings.heartbeat)
         self.connection_errors = (
@@ -129,8 +133,8 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             return
         task_id, last = meta["task_id"], meta["status"] in self.backend.READY_STATES
         waited_for = task_id in self.table
-        payload = _payload(message, last)
         again = bool((message.delivery_info or {}).get("redelivered"))
+        payload = _payload(message, last, 0 if again else self.buffer.connection)
         new = self.buffer.put(task_id, payload, read=waited_for, again=again)
         if waited_for and new:
             first = Own(meta, lambda: _checked(payload.decode(self.backend.accept)))
@@ -222,8 +226,8 @@ def _checked(meta: Any) -> Any:
     return meta
 
 
-def _payload(message: Any, last: bool) -> Payload:
-    return Payload(message.body, message.content_type, message.content_encoding, last)
+def _payload(message: Any, last: bool, connection: int = 0) -> Payload:
+    return Payload(message.body, message.content_type, message.content_encoding, last, connection)
 
 
 _leavers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
