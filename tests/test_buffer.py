@@ -58,6 +58,7 @@ def test_sizes_follow_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_the_broker_sends_again() -> None:
     kept = Buffer(10)
+    kept.connection = 1
     steps = [Payload(b"%d" % number, None, None, False) for number in range(4)]
     assert all(kept.put("a", step, read=True) for step in steps[:3])
     assert not any(kept.put("a", step, read=True, again=True) for step in steps[:3])
