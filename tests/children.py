@@ -1,4 +1,4 @@
-"""Children that a program forks, and that do the same as it."""
+"""Children that are forked: of a program, which do the same as it, and of the tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-__all__ = ("Children",)
+__all__ = ("Children", "has_ended")
 
 COUNT = 3
 
@@ -34,3 +34,11 @@ def _fork(work: Callable[[int], object], number: int) -> int:
             sys.stderr.flush()
             os._exit(code)
     return pid
+
+
+def has_ended(pid: int) -> bool:
+    """Whether that child has."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True  # gevent, which once has forked, reaps all children

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from celery import Celery, uuid
 
+from .children import has_ended
 from .conftest import Line
 from .green import GREEN, MODE, block, spawn_get, wait_until
 from .servers import RedisServer
@@ -43,13 +44,6 @@ def fork(how: str, seconds: float = 0.2) -> None:
             os._exit(0)
     block(1.5 * seconds)
     wait_until(lambda: has_ended(pid), "the end of the child")
-
-
-def has_ended(pid: int) -> bool:
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    except ChildProcessError:
-        return True  # gevent, which once has forked, reaps all children
 
 
 class Publisher:

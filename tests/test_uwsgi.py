@@ -1,0 +1,60 @@
+"""What uWSGI calls in a worker that it has forked. It is tried itself by hand, see the docs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+from celery import Celery
+
+from .children import has_ended
+from .green import wait_until
+
+
+@pytest.fixture
+def uwsgi(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that uWSGI puts into its processes, as far as it matters here."""
+    module = ModuleType("uwsgi")
+    module.worker_id = lambda: 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "uwsgi", module)
+    return module
+
+
+def test_a_worker_begins_anew_before_its_first_request(
+    make: Callable[..., Celery], uwsgi: ModuleType
+) -> None:
+    called: list[bool] = []
+    uwsgi.post_fork_hook = lambda: called.append(True)  # type: ignore[attr-defined]
+    consumer = make().backend.result_consumer
+    of_the_parent = consumer.table
+    reader, writer = os.pipe()
+    pid = ctypes.CDLL(None).fork()
+    if pid == 0:
+        try:
+            uwsgi.post_fork_hook()
+            os.write(writer, bytes([consumer.table is not of_the_parent, *called]))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    assert os.read(reader, 10) == bytes([True, True])
+    os.close(reader)
+    wait_until(lambda: has_ended(pid), "the end of the child")
+    assert consumer.table is of_the_parent
+
+
+def test_a_hook_that_takes_the_place_of_ours_is_called_as_well(
+    make: Callable[..., Celery], uwsgi: ModuleType
+) -> None:
+    """As that of ``uwsgidecorators`` does, wherever it is imported."""
+    assert make().backend
+    ours, called = uwsgi.post_fork_hook, []  # type: ignore[var-annotated]
+    assert make().backend
+    assert uwsgi.post_fork_hook is ours
+    uwsgi.post_fork_hook = lambda: called.append(True)  # type: ignore[attr-defined]
+    assert make().backend
+    uwsgi.post_fork_hook()
+    assert called == [True]
