@@ -48,8 +48,9 @@ CHUNK = 1000
 #: Commands of each kind that may be under way at once.
 WINDOW = 4
 
-#: Responses and stored states that one turn handles at most.
-BATCH = 500
+#: Responses and stored states that one turn handles at most: where others take long and turns are
+#: rare, a flood is not to outrun the loop.
+BATCH = 2_000
 
 #: Seconds that one turn handles them at most.
 SLICE = 0.05

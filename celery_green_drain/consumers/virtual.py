@@ -74,8 +74,15 @@ class VirtualSession(RpcSession):
         waits = [wait for wait in (timeout, self._pause) if wait is not None]
         if self._mailbox.wait(0 if self._read() else min(waits, default=None)):
             self._poller.heard = time.monotonic()  # where the process stood still, it is read late
-        if self._pause is None and time.monotonic() - self._poller.heard > self._silence:
-            raise ConnectionError(f"The broker has not answered for {self._silence:g} s.")
+        if self._is_silent:
+            self._read()  # perhaps only as this greenlet could not run, and there is something
+            if self._is_silent:
+                raise ConnectionError(f"The broker has not answered for {self._silence:g} s.")
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether a broker that can tell has told nothing for too long."""
+        return self._pause is None and time.monotonic() - self._poller.heard > self._silence
 
     def _read(self) -> bool:
         """Handle what is there, up to a limit; return whether there may be more."""
