@@ -59,12 +59,14 @@ def test_sizes_follow_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_broker_sends_again() -> None:
     kept = Buffer(10)
     kept.connection = 1
-    steps = [Payload(b"%d" % number, None, None, False) for number in range(4)]
+    steps = [Payload(b"%d" % number, None, None, False, connection=1) for number in range(4)]
+    again = [step._replace(connection=0) for step in steps]
     assert all(kept.put("a", step, read=True) for step in steps[:3])
-    assert not any(kept.put("a", step, read=True, again=True) for step in steps[:3])
+    assert not any(kept.put("a", step, read=True) for step in again[:3])
     assert kept.get("a") == steps[2]
-    assert kept.put("b", steps[0], read=True, again=True)  # the first time, for all that is known
-    assert kept.put("a", steps[3], read=True, again=True)
+    assert kept.put("b", again[0], read=True)  # the first time, for all that is known
+    kept.connection = 2
+    assert kept.put("a", again[3], read=True)
     assert kept.put("a", steps[3], read=True)  # the task says so twice
     assert len(kept._recent) == 5
 
@@ -74,12 +76,12 @@ def test_what_comes_again_is_older_than_what_is_new() -> None:
     kept = Buffer(10)
     kept.connection = 2
     assert kept.put("a", Payload(b"3", None, None, False, connection=2), read=True)
-    assert not kept.put("a", Payload(b"1", None, None, False), read=True, again=True)
+    assert not kept.put("a", Payload(b"1", None, None, False), read=True)
     assert kept.put("b", Payload(b"0", None, None, False, connection=2), read=True)
     kept.connection = 3
-    assert kept.put("b", Payload(b"1", None, None, False), read=True, again=True)
-    assert kept.put("b", Payload(b"2", None, None, False), read=True, again=True)
-    assert kept.put("a", Payload(b"end", None, None, True), read=True, again=True)
+    assert kept.put("b", Payload(b"1", None, None, False), read=True)
+    assert kept.put("b", Payload(b"2", None, None, False), read=True)
+    assert kept.put("a", Payload(b"end", None, None, True), read=True)
 
 
 def test_a_look_at_what_is_just_taken_leaves_nothing() -> None:

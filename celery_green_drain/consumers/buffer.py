@@ -42,8 +42,14 @@ class Payload(NamedTuple):
     content_encoding: str | None
     #: Whether it is the task's last state.
     last: bool
-    #: The number of the connection that it came over; 0: the broker had sent it before.
+    #: The number of the connection that it came over; 0: the broker had sent it before, perhaps
+    #: over one that broke.
     connection: int = 0
+
+    @property
+    def again(self) -> bool:
+        """Whether the broker had sent it before."""
+        return not self.connection
 
     def decode(self, accept: Any) -> Any:
         return loads(self.body, self.content_type, self.content_encoding, accept)
@@ -142,33 +148,32 @@ class Buffer:
 
     # -- for the drain loop
 
-    def put(self, task_id: str, payload: Payload, read: bool, again: bool = False) -> bool:
+    def put(self, task_id: str, payload: Payload, read: bool) -> bool:
         """Keep *payload*, unless something newer is there; return whether it says something new.
 
         :param read: somebody gets it just now.
-        :param again: the broker has sent it before, perhaps over a connection that broke.
         """
         known = self._unread_of(task_id) or self._read.get(task_id)
         if not payload.last and (
-            (known is not None and self._is_newer(known, again))
-            or self._has_come(task_id, payload, again)
+            (known is not None and self._is_newer(known, payload))
+            or self._has_come(task_id, payload)
         ):
             return False  # overtaken, or sent again
         self._keep(task_id, payload, read)
         return True
 
-    def _is_newer(self, known: Payload, again: bool) -> bool:
-        """Whether a state that comes now, perhaps *again*, is older than what is known.
+    def _is_newer(self, known: Payload, payload: Payload) -> bool:
+        """Whether a state that comes now is older than what is known.
 
         What comes again was sent over an earlier connection, so before all that this one is the
         first to bring. The broker takes it back only when it notices that the earlier one is lost.
         """
-        return known.last or (again and known.connection == self.connection)
+        return known.last or (payload.again and known.connection == self.connection)
 
-    def _has_come(self, task_id: str, payload: Payload, again: bool) -> bool:
-        """Whether this very state was here, of what comes *again*: others have come since."""
+    def _has_come(self, task_id: str, payload: Payload) -> bool:
+        """Whether this very state was here, of what comes again: others have come since."""
         state = hash((task_id, payload.body))
-        if again and state in self._recent:
+        if payload.again and state in self._recent:
             return True
         self._recent[state] = None
         self._recent.move_to_end(state)

@@ -133,9 +133,8 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             return
         task_id, last = meta["task_id"], meta["status"] in self.backend.READY_STATES
         waited_for = task_id in self.table
-        again = bool((message.delivery_info or {}).get("redelivered"))
-        payload = _payload(message, last, 0 if again else self.buffer.connection)
-        new = self.buffer.put(task_id, payload, read=waited_for, again=again)
+        payload = self._payload(message, last)
+        new = self.buffer.put(task_id, payload, read=waited_for)
         if waited_for and new:
             first = Own(meta, lambda: _checked(payload.decode(self.backend.accept)))
             self.deliver(task_id, lambda: self.backend.meta_from_decoded(first()))
@@ -144,8 +143,18 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         task_id = message.properties.get("correlation_id")
         self.cannot_read(task_id or "(unknown)", exc)
         if isinstance(task_id, str):
-            self.buffer.put(task_id, _payload(message, True), read=task_id in self.table)
+            self.buffer.put(task_id, self._payload(message, True), read=task_id in self.table)
             self.table.fail([task_id], exc)
+
+    def _payload(self, message: Any, last: bool) -> Payload:
+        again = (message.delivery_info or {}).get("redelivered")
+        return Payload(
+            message.body,
+            message.content_type,
+            message.content_encoding,
+            last,
+            0 if again else self.buffer.connection,
+        )
 
     def decode(self, payload: Payload) -> Meta:
         """The state that *payload* tells."""
@@ -224,10 +233,6 @@ def _checked(meta: Any) -> Any:
     ):
         raise DecodeError(f"This is not the state of a task: {meta!r:.100}")
     return meta
-
-
-def _payload(message: Any, last: bool, connection: int = 0) -> Payload:
-    return Payload(message.body, message.content_type, message.content_encoding, last, connection)
 
 
 _leavers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
