@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import amqp
 import redis
 
-from .results import EXPIRES, PREFIX, Rows, message, payload
+from .results import Keys, Rows, message
 
 #: Celery's default queue.
 QUEUE = "celery"
@@ -30,19 +30,13 @@ CHUNK = 100
 
 
 def from_redis(broker_url: str, store_url: str) -> None:
-    broker, store = redis.Redis.from_url(broker_url, **PATIENT), redis.Redis.from_url(store_url)
+    broker, keys = redis.Redis.from_url(broker_url, **PATIENT), Keys(store_url)
     broker.ping()
     print("ready", flush=True)
     while True:
         _, first = broker.brpop([QUEUE])
-        with store.pipeline(transaction=False) as pipe:
-            for message in [first, *(broker.rpop(QUEUE, CHUNK) or ())]:
-                task = json.loads(message)
-                task_id = task["headers"]["id"]
-                body = payload(task_id, total(base64.b64decode(task["body"])))
-                pipe.set(PREFIX + task_id, body, ex=EXPIRES)
-                pipe.publish(PREFIX + task_id, body)
-            pipe.execute()
+        tasks = [first, *(broker.rpop(QUEUE, CHUNK) or ())]
+        keys.store(dict(map(answer, tasks)))
 
 
 def from_postgresql(broker_url: str, store_url: str) -> None:
@@ -51,8 +45,8 @@ def from_postgresql(broker_url: str, store_url: str) -> None:
     broker.ping()
     print("ready", flush=True)
     while True:
-        task = json.loads(broker.brpop([QUEUE])[1])
-        rows.store({task["headers"]["id"]: total(base64.b64decode(task["body"]))})
+        _, task = broker.brpop([QUEUE])
+        rows.store(dict([answer(task)]))
 
 
 def from_rabbitmq(url: str) -> None:
@@ -76,6 +70,12 @@ def from_rabbitmq(url: str) -> None:
             connection.drain_events()
             while tasks:
                 publish(tasks.popleft())
+
+
+def answer(text: str | bytes) -> tuple[str, int]:
+    """The id of a task that came over Redis, and what it is to return."""
+    task = json.loads(text)
+    return task["headers"]["id"], total(base64.b64decode(task["body"]))
 
 
 def total(body: str | bytes) -> int:

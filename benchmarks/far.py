@@ -32,7 +32,7 @@ from .contenders import make_app
 from .distance import DELAYS, FAR
 from .plan import Measurement
 from .process import Clock
-from .results import EXPIRES, PREFIX, Rows, message, payload
+from .results import Keys, Rows, message
 from .trips import answerer
 
 #: How often each operation is made, and the reads of so many states at once.
@@ -51,21 +51,6 @@ LEAD = 0.15
 VALUE = 3
 
 Operation = Callable[[], Iterator[float]]
-
-
-class Keys:
-    """Stores results in Redis."""
-
-    def __init__(self, url: str) -> None:
-        self._redis = redis.Redis.from_url(url)
-
-    def store(self, values: Mapping[str, object]) -> None:
-        with self._redis.pipeline(transaction=False) as pipe:
-            for task_id, value in values.items():
-                body = payload(task_id, value)
-                pipe.set(PREFIX + task_id, body, ex=EXPIRES)
-                pipe.publish(PREFIX + task_id, body)
-            pipe.execute()
 
 
 class Replies:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from uuid import UUID
 
 import amqp
+import redis
 
 #: What Celery puts before a task id to make its key, and its channel, in Redis.
 PREFIX = "celery-task-meta-"
@@ -44,6 +45,22 @@ def message(task_id: str, value: object) -> amqp.Message:
         correlation_id=task_id,
         delivery_mode=1,
     )
+
+
+class Keys:
+    """The same in Redis, stored and published as Celery does."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = redis.Redis.from_url(url)
+
+    def store(self, values: Mapping[str, object]) -> None:
+        """Store what each of these tasks has returned."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for task_id, value in values.items():
+                body = payload(task_id, value)
+                pipe.set(PREFIX + task_id, body, ex=EXPIRES)
+                pipe.publish(PREFIX + task_id, body)
+            pipe.execute()
 
 
 class Rows:
