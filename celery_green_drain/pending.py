@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Optional, Protocol
 
@@ -28,6 +28,8 @@ __all__ = (
     "UNREADABLE",
     "Arrival",
     "Consumer",
+    "EndWait",
+    "InboxWait",
     "Meta",
     "PendingResult",
     "Read",
@@ -46,7 +48,7 @@ Read = Callable[[], Meta]
 #: In a :data:`Meta` of our own: whether its ``result`` is why the task's own cannot be read.
 UNREADABLE = "unreadable"
 
-#: What came to a :class:`Wait`: whose, and the state; None: this result is ready.
+#: What came to an :class:`InboxWait`: whose, and the state; None: this result is ready.
 Arrival = tuple["PendingResult", Optional[Meta]]
 
 
@@ -64,7 +66,7 @@ def deadline(timeout: float | None) -> float | None:
 
 
 class Inbox(Protocol):
-    """Where a :class:`Wait` finds what has come for it: a deque, or what knows what to leave out.
+    """Where an :class:`InboxWait` finds what has come: a deque, or what knows what to leave out.
 
     The drain loop appends, and the waiter takes out, each perhaps in a thread of its own.
     """
@@ -102,39 +104,21 @@ class Consumer(Loop, Protocol):
 
 
 class Wait:
-    """One caller that waits for one or more results, with a signal of its own.
+    """One caller that waits, with a signal of its own."""
 
-    :param messages: whether each state on the way is wanted, or the end only.
-    :param inbox: for what arrives, in place of a deque, which keeps all of it.
-    """
+    __slots__ = ("_began", "_consumer", "_error", "_signal")
 
-    __slots__ = (
-        "_began",
-        "_consumer",
-        "_error",
-        "_inbox",
-        "_pending",
-        "_signal",
-        "_told",
-        "messages",
-    )
+    #: Whether each state on the way is wanted, or the end only.
+    messages: bool
 
-    def __init__(
-        self, consumer: Consumer, messages: bool = False, inbox: Inbox | None = None
-    ) -> None:
-        self.messages = messages
+    def __init__(self, consumer: Consumer) -> None:
         self._began = time.monotonic()
         self._consumer = consumer
-        self._inbox: Inbox = deque() if inbox is None else inbox
-        self._pending: list[PendingResult] = []
         self._error: Exception | None = None
-        #: What reads the state that was told last.
-        self._told: dict[PendingResult, Read] = {}
         self._signal = consumer.drainer.signal()
 
     def add(self, pending: PendingResult) -> None:
         """Wait for *pending* as well."""
-        self._pending.append(pending)
         pending.waits[self] = None
         if pending.ready:
             self.put(pending, None)
@@ -143,18 +127,15 @@ class Wait:
             self._consumer.want(pending, self)
 
     def tell(self, pending: PendingResult, read: Read, own: Read) -> None:
-        """Put a state, once: who joins while it is handed over would be told again.
+        """A state on the way has come.
 
         :param read: what reads it.
         :param own: what gives the one that this wait may keep.
         """
-        if self._told.get(pending) is not read:
-            self._told[pending] = read
-            self.put(pending, own())
 
     def put(self, pending: PendingResult, meta: Meta | None) -> None:
-        self._inbox.append((pending, meta))
-        self._signal.set()
+        """Something has come, see :data:`Arrival`: wake the caller."""
+        raise NotImplementedError("subclass responsibility")
 
     def interrupt(self, error: Exception) -> None:
         """End the wait with *error*, which is its own, unless it was interrupted before."""
@@ -167,6 +148,109 @@ class Wait:
         self._error = own_error(error)
         return error
 
+    def _sleep(self, deadline: float | None, tick: float | None = None) -> bool:
+        """Sleep until something may have come, or the time is up; False after *tick* seconds.
+
+        :raises celery.exceptions.TimeoutError: at *deadline*.
+        :raises DrainerStopped: when the drainer is stopped.
+        """
+        if self._error is not None:
+            raise self._interruption(self._error)
+        if self._signal.ready:
+            # The new one is in place before anybody looks again: what comes from now on is
+            # seen then, or sets it.
+            self._signal = self._consumer.drainer.signal()
+            return True
+        rest = tick
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._consumer.timed_out()
+                raise self._timed_out()
+            rest = left if tick is None else min(left, tick)
+        return self._signal.wait(rest) or rest != tick
+
+    def _timed_out(self) -> TimeoutError:
+        missing = [pending.task_id for pending in self._waited_for() if not pending.ready]
+        state = self._consumer.table.state(missing[0]) if missing else None
+        seconds = time.monotonic() - self._began
+        error: TimeoutError = timed_out(missing, state, self._consumer.drainer, seconds)
+        return error
+
+    def _waited_for(self) -> Iterable[PendingResult]:
+        raise NotImplementedError("subclass responsibility")
+
+    def close(self) -> None:
+        """Wait no more. What nobody else wants is dropped."""
+        for pending in self._waited_for():
+            pending.waits.pop(self, None)
+            if not (pending.ready or pending.wanted):
+                self._consumer.drop(pending)
+
+
+class EndWait(Wait):
+    """For the end of one result: what most calls come to, and thousands at once.
+
+    It has no more than that takes, as its memory is what costs time when they wake.
+    """
+
+    __slots__ = ("_pending",)
+
+    messages = False
+
+    def __init__(self, consumer: Consumer, pending: PendingResult) -> None:
+        super().__init__(consumer)
+        self._pending = pending
+
+    def _waited_for(self) -> Iterable[PendingResult]:
+        return (self._pending,)
+
+    def put(self, pending: PendingResult, meta: Meta | None) -> None:
+        self._signal.set()
+
+    def end(self, deadline: float | None) -> None:
+        """Return when the result is ready; raises as :meth:`InboxWait.next` does."""
+        self.add(self._pending)
+        while not self._pending.ready:
+            self._sleep(deadline)
+
+
+class InboxWait(Wait):
+    """For some results, one after the other, and for their states on the way.
+
+    :param messages: whether those are wanted.
+    :param inbox: for what arrives, in place of a deque, which keeps all of it.
+    """
+
+    __slots__ = ("_inbox", "_pending", "_told", "messages")
+
+    def __init__(
+        self, consumer: Consumer, messages: bool = False, inbox: Inbox | None = None
+    ) -> None:
+        super().__init__(consumer)
+        self.messages = messages
+        self._inbox: Inbox = deque() if inbox is None else inbox
+        self._pending: list[PendingResult] = []
+        #: What reads the state that was told last.
+        self._told: dict[PendingResult, Read] = {}
+
+    def _waited_for(self) -> Iterable[PendingResult]:
+        return self._pending
+
+    def add(self, pending: PendingResult) -> None:
+        self._pending.append(pending)
+        super().add(pending)
+
+    def tell(self, pending: PendingResult, read: Read, own: Read) -> None:
+        # Once: who joins while it is handed over would be told again.
+        if self._told.get(pending) is not read:
+            self._told[pending] = read
+            self.put(pending, own())
+
+    def put(self, pending: PendingResult, meta: Meta | None) -> None:
+        self._inbox.append((pending, meta))
+        self._signal.set()
+
     def next(self, deadline: float | None = None, tick: float | None = None) -> Arrival | None:
         """Return what comes next, or None after *tick* seconds of silence.
 
@@ -174,39 +258,10 @@ class Wait:
         :raises celery.exceptions.TimeoutError: then.
         :raises DrainerStopped: when the drainer is stopped.
         """
-        while True:
-            if self._inbox:
-                return self._inbox.popleft()
-            if self._error is not None:
-                raise self._interruption(self._error)
-            if self._signal.ready:
-                # The new one is in place before the inbox is looked at again: what comes
-                # from now on is seen there, or sets it.
-                self._signal = self._consumer.drainer.signal()
-                continue
-            rest = tick
-            if deadline is not None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    self._consumer.timed_out()
-                    raise self._timed_out()
-                rest = left if tick is None else min(left, tick)
-            if not self._signal.wait(rest) and rest == tick:
+        while not self._inbox:
+            if not self._sleep(deadline, tick):
                 return None
-
-    def _timed_out(self) -> TimeoutError:
-        missing = [pending.task_id for pending in self._pending if not pending.ready]
-        state = self._consumer.table.state(missing[0]) if missing else None
-        seconds = time.monotonic() - self._began
-        error: TimeoutError = timed_out(missing, state, self._consumer.drainer, seconds)
-        return error
-
-    def close(self) -> None:
-        """Wait no more. What nobody else wants is dropped."""
-        for pending in self._pending:
-            pending.waits.pop(self, None)
-            if not (pending.ready or pending.wanted):
-                self._consumer.drop(pending)
+        return self._inbox.popleft()
 
 
 @Thenable.register

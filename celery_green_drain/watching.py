@@ -15,7 +15,7 @@ from celery.result import ResultBase, assert_will_not_block
 from . import forks
 from .backends.base import DrainedBackendMixin
 from .internals import as_text, known, leaves
-from .pending import UNREADABLE, Arrival, Meta, PendingResult, Wait, deadline
+from .pending import UNREADABLE, Arrival, InboxWait, Meta, PendingResult, deadline
 from .quoting import quoted
 
 __all__ = ("State", "States", "follow", "watch")
@@ -177,7 +177,7 @@ def _wait_for(
     # Here *results* are kept meanwhile: one that nobody keeps is not told what has come for it.
     forks.notice()
     until = deadline(timeout)
-    wait = Wait(backend.result_consumer, messages=True, inbox=Newest())
+    wait = InboxWait(backend.result_consumer, messages=True, inbox=Newest())
     try:
         for result in results:
             wait.add(backend.pending(result))

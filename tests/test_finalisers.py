@@ -13,7 +13,7 @@ import pytest
 from celery import Celery, uuid
 
 from celery_green_drain.copies import snapshot
-from celery_green_drain.pending import Wait
+from celery_green_drain.pending import InboxWait
 
 #: At which of the objects that are made the collection begins: one of them is the right one.
 MOMENTS = range(1, 40)
@@ -92,12 +92,12 @@ def test_a_wait_that_is_finalised_while_the_others_are_woken(app: Celery) -> Non
     for moment in MOMENTS:
         result = app.AsyncResult(uuid())
         pending = app.backend.pending(result)
-        others, closed = [[Wait(consumer) for _ in range(100)] for _ in range(2)]
+        others, closed = [[InboxWait(consumer) for _ in range(100)] for _ in range(2)]
         for wait in (*others, *closed):
             pending.waits[wait] = None
         meta = {"task_id": result.id, "status": "SUCCESS", "result": 1}
 
-        def close(pending: Any = pending, closed: list[Wait] = closed) -> None:
+        def close(pending: Any = pending, closed: list[InboxWait] = closed) -> None:
             for wait in closed:
                 pending.waits.pop(wait, None)
 
@@ -112,13 +112,13 @@ def test_what_goes_wrong_while_telling_is_no_fault_of_the_result(
 ) -> None:
     result = app.AsyncResult(uuid())
     pending = app.backend.pending(result)
-    wait = Wait(app.backend.result_consumer)
+    wait = InboxWait(app.backend.result_consumer)
     pending.waits[wait] = None
 
     def put(*args: object) -> None:
         raise RuntimeError("not the result's")
 
-    monkeypatch.setattr(Wait, "put", put)
+    monkeypatch.setattr(InboxWait, "put", put)
     with pytest.raises(RuntimeError, match="not the result's"):
         pending.resolve({"task_id": result.id, "status": "SUCCESS", "result": 1}, dict)
     assert pending.error is None

@@ -17,7 +17,7 @@ from ..context import is_lost, know_running_tasks, without_task
 from ..drainers import check
 from ..internals import disown_pools, known, leaves, make_known
 from ..lateness import not_ready
-from ..pending import PendingResult, Wait, deadline
+from ..pending import EndWait, InboxWait, PendingResult, deadline
 from ..promises import failure
 from ..settings import Settings
 
@@ -152,10 +152,10 @@ class DrainedBackendMixin:
     def _wait_for_end(self, result: Any, timeout: float | None) -> None:
         """Wait for nothing but that: what most calls come to, and thousands at once."""
         until = deadline(timeout)  # refused before anything is registered
-        pending, wait = self.pending(result), Wait(self.result_consumer)
+        pending = self.pending(result)
+        wait = EndWait(self.result_consumer, pending)
         try:
-            wait.add(pending)
-            wait.next(until)
+            wait.end(until)
         finally:
             wait.close()
         pending.check()
@@ -245,7 +245,7 @@ class _Waiting:
         self._pause = _interval(interval) if ticks else None
         self._ticks = ticks
         self._on_message = on_message
-        self._wait = Wait(backend.result_consumer, messages=on_message is not None)
+        self._wait = InboxWait(backend.result_consumer, messages=on_message is not None)
         #: What has not come so far.
         self.missing: dict[PendingResult, Any] = {}
         self._watched: dict[PendingResult, Any] = {}

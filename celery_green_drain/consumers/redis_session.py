@@ -48,11 +48,15 @@ CHUNK = 1000
 #: Commands of each kind that may be under way at once.
 WINDOW = 4
 
-#: Responses and stored states that one turn handles at most: where others take long and turns are
-#: rare, a flood is not to outrun the loop.
-BATCH = 2_000
+#: Messages and stored states that one turn hands over: so few that who is woken by them finds in
+#: the processor's cache what the loop has just touched.
+BATCH = 200
 
-#: Seconds that one turn handles them at most.
+#: The same for a second that others have run while more was there: where they take long, turns are
+#: rare, and a flood is not to outrun the loop.
+RATE = 50_000
+
+#: Seconds that one turn takes for that at most.
 SLICE = 0.05
 
 #: Seconds that ids to subscribe to may gather while others are under way.
@@ -197,13 +201,17 @@ class RedisSession(Session):
 
     def turn(self, timeout: float | None) -> None:
         self._send()
-        ready = self._mailbox.wait(self._patience(timeout))
-        until = time.monotonic() + SLICE
+        patience, left = self._patience(timeout), time.monotonic()
+        ready = self._mailbox.wait(patience)
+        now = time.monotonic()
+        limit, until = BATCH, now + SLICE
+        if not patience:
+            limit = max(limit, int((now - left) * RATE))
         # Messages first: where one and the stored state are the same, the message is first.
         for link in self.links:
             if link in ready or link.more:
-                link.receive(BATCH, until)
-        self._hand_over(until)
+                link.receive(limit, until)
+        self._hand_over(limit, until)
         self._look_after(time.monotonic())
 
     def _patience(self, timeout: float | None) -> float:
@@ -268,7 +276,8 @@ class RedisSession(Session):
         subscribing = self._subscriptions()
         looking = [command for wanted in subscribing for command in self._lookups_of(wanted.keys)]
         leaving: list[Command] = []
-        late = self._unwanted and time.monotonic() - self._left_at >= LINGER
+        late = bool(self._unwanted) and not self.pubsub.more
+        late = late and time.monotonic() - self._left_at >= LINGER
         if subscribing or late or len(self._unwanted) >= CHUNK:
             leaving = self._unsubscriptions()
         subscribing += self._single_subscriptions()
@@ -469,10 +478,10 @@ class RedisSession(Session):
             self._table.fail([task_id], error)
             self.drop(task_id)
 
-    def _hand_over(self, until: float) -> None:
+    def _hand_over(self, limit: int, until: float) -> None:
         """Hand over stored states that have come: some now, the rest in the next turns."""
         held: Held = []
-        for _ in range(BATCH):
+        for _ in range(limit):
             if not self._found or time.monotonic() > until:
                 break
             key, task_id, value = self._found.popleft()

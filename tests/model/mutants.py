@@ -65,7 +65,7 @@ def leaves_entries() -> None:
     from celery_green_drain.pending import Wait
 
     def close(self: Any) -> None:
-        for pending in self._pending:
+        for pending in self._waited_for():
             pending.waits.pop(self, None)
 
     _replace(Wait, "close", close)
@@ -149,22 +149,22 @@ def gives_up_early() -> None:
     """A timeout ends a fifth too early."""
     from celery_green_drain.pending import Wait
 
-    proceed = Wait.next
+    sleep = Wait._sleep
 
-    def next(self: Any, deadline: float | None = None, tick: float | None = None) -> Any:
+    def briefly(self: Any, deadline: float | None = None, tick: float | None = None) -> Any:
         if deadline is not None:
             deadline -= (deadline - time.monotonic()) / 5
-        return proceed(self, deadline, tick)
+        return sleep(self, deadline, tick)
 
-    _replace(Wait, "next", next)
+    _replace(Wait, "_sleep", briefly)
 
 
 @mutant()
 def goes_backwards() -> None:
     """A watcher is sometimes shown a state again after a newer one."""
-    from celery_green_drain.pending import Wait
+    from celery_green_drain.pending import InboxWait
 
-    put = Wait.put
+    put = InboxWait.put
     before: dict[Any, Any] = {}
 
     def again(self: Any, pending: Any, meta: Any) -> None:
@@ -174,7 +174,7 @@ def goes_backwards() -> None:
         if older is not None and meta is not None and _rarely():
             put(self, pending, older)
 
-    _replace(Wait, "put", again)
+    _replace(InboxWait, "put", again)
 
 
 @mutant("--weather", "fork")
@@ -217,17 +217,15 @@ def forgets_in_outages() -> None:
 @mutant()
 def loses_wakeups() -> None:
     """Who waits is sometimes not woken by what has come."""
-    from celery_green_drain.pending import Wait
+    from celery_green_drain.pending import EndWait
 
-    put = Wait.put
+    put = EndWait.put
 
     def quiet(self: Any, pending: Any, meta: Any) -> None:
-        if _rarely():
-            self._inbox.append((pending, meta))
-        else:
+        if not _rarely():
             put(self, pending, meta)
 
-    _replace(Wait, "put", quiet)
+    _replace(EndWait, "put", quiet)
 
 
 @mutant("--weather", "stop")
