@@ -395,31 +395,45 @@ def test_memcached_reads_many_keys_at_once(
 
 def test_looks_are_rarer_while_nothing_moves(make: Callable[..., Celery]) -> None:
     app = make("own", result_drainer_poll_max=0.2)
-    lookups = counted(app)
+    lookups = noted(app)
     app.AsyncResult(uuid()).then(print)
     wait_until(lambda: len(lookups) >= 9, "some looks")
-    pauses = [after - before for before, after in zip(lookups, lookups[1:])]
+    pauses = [after - before for (before, _), (after, _) in zip(lookups, lookups[1:])]
     assert min(pauses[-3:]) >= 0.19
     assert min(pauses[:2]) < 0.19
     before = len(lookups)
     assert app.AsyncResult(store(app)).get(timeout=20) == 42
-    wait_until(lambda: len(lookups) >= before + 3, "some more")
-    assert min(after - before for before, after in zip(lookups[-3:], lookups[-2:])) < 0.19
+    wait_until(lambda: len(lookups) >= before + 4, "some more")
+    times = [at for at, _ in lookups[before + 1 :]]  # the first was for the new one alone
+    assert min(after - before for before, after in zip(times, times[1:])) < 0.19
 
 
-def counted(app: Celery) -> list[float]:
-    """When each look begins."""
-    times: list[float] = []
+def test_what_is_there_takes_no_pause(make: Callable[..., Celery]) -> None:
+    """Results that are read one after the other: each is looked for at once, and it alone."""
+    app = make("own", result_drainer_poll_min=60, result_drainer_poll_max=60)
+    waiting, lookups = uuid(), noted(app)
+    wait = spawn_get(app.AsyncResult(waiting))
+    wait_until(lambda: lookups, "the first look")
+    for i in range(5):
+        assert app.AsyncResult(store(app, i)).get(timeout=20) == i
+    assert [len(ids) for _, ids in lookups] == [1] * 6
+    assert wait == []
+    app.backend.result_consumer.drainer.stop()
+
+
+def noted(app: Celery) -> list[tuple[float, list[str]]]:
+    """When each look begins, and for which ids."""
+    lookups: list[tuple[float, list[str]]] = []
     make_lookup = app.backend.lookup
 
     def lookup(one_by_one: bool = False) -> Any:
         lookup = make_lookup(one_by_one)
         find = lookup.find
-        lookup.find = lambda task_ids: times.append(time.monotonic()) or find(task_ids)
+        lookup.find = lambda ids: lookups.append((time.monotonic(), ids)) or find(ids)
         return lookup
 
     app.backend.lookup = lookup
-    return times
+    return lookups
 
 
 # -- drivers that block

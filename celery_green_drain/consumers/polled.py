@@ -58,6 +58,13 @@ class PolledResultConsumer(ResultConsumer):
         #: When to look next, and when somebody was waited for last: by the monotonic clock.
         self._due = 0.0
         self._used = 0.0
+        #: What was never looked for, an ordered set, and when that may be done: in half of the time
+        #: at most. Stock Celery looks at once, for each of them.
+        self._fresh: dict[str, None] = {}
+        self._fresh_due = 0.0
+        #: When the look under way has begun, and whether it is for all.
+        self._began = 0.0
+        self._looks_for_all = True
         self._warned = False
 
     @property
@@ -86,7 +93,11 @@ class PolledResultConsumer(ResultConsumer):
             raise error
 
     def on_wanted(self, task_id: str) -> None:
+        self._fresh[task_id] = None
         self._hurry(time.monotonic())
+
+    def on_unwanted(self, task_id: str) -> None:
+        self._fresh.pop(task_id, None)
 
     def _hurry(self, now: float) -> None:
         """Something moves: look often for a while."""
@@ -96,7 +107,8 @@ class PolledResultConsumer(ResultConsumer):
     def _patience(self, timeout: float | None) -> float | None:
         waits = [] if timeout is None else [timeout]
         if self.table and not (self._poller and self._poller.busy):
-            waits.append(self._due - time.monotonic())
+            due = min(self._due, self._fresh_due) if self._fresh else self._due
+            waits.append(due - time.monotonic())
         return max(0.0, min(waits)) if waits else None
 
     def _look(self) -> None:
@@ -109,11 +121,17 @@ class PolledResultConsumer(ResultConsumer):
                 self._release()
             return
         self._used = now
-        if now < self._due or (poller is not None and poller.busy) or self.backend is None:
+        if (poller is not None and poller.busy) or self.backend is None:
+            return
+        for_all = now >= self._due
+        if not for_all and not (self._fresh and now >= self._fresh_due):
             return
         if poller is None:
             poller = self._poller = Poller(self)
-        poller.look(list(self.table))
+        task_ids = list(self.table if for_all else self._fresh)
+        self._fresh.clear()
+        self._began, self._looks_for_all = now, for_all
+        poller.look(task_ids)
 
     def looked(self, *outcome: Any) -> None:
         """Tell the loop what a look has brought. Unlike a wait, that starts no loop."""
@@ -139,8 +157,10 @@ class PolledResultConsumer(ResultConsumer):
         else:
             self.expire()
         now = time.monotonic()
-        self._interval = min(self._interval * SLOWER, self.settings.poll_max)
-        self._due = now + self._interval
+        self._fresh_due = 2 * now - self._began
+        if self._looks_for_all:
+            self._interval = min(self._interval * SLOWER, self.settings.poll_max)
+            self._due = now + self._interval
         if delivered:
             self._hurry(now)
 
