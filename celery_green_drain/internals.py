@@ -22,6 +22,8 @@ __all__ = (
 
 def as_text(task_id: Any) -> str:
     """A task id as the worker sends it back, whatever type it was given in, such as a UUID."""
+    if type(task_id) is str:
+        return task_id
     return task_id.decode() if isinstance(task_id, bytes) else str(task_id)
 
 

@@ -362,6 +362,19 @@ def test_a_password_that_changes_in_an_outage(
     assert app.AsyncResult(store(2)).get(timeout=20) == 2
 
 
+def test_a_connection_that_has_held_is_opened_anew_at_once(
+    stored: tuple[Celery, Callable[..., str]], own: RedisServer
+) -> None:
+    """Pauses are for a server that cannot be reached."""
+    app, store = stored
+    app.backend.result_consumer.drainer.backoff = Backoff(first=60, longest=60)
+    asked = Asked(app)
+    wait_until(lambda: own.subscriptions() == 5, "the subscriptions")
+    own.probe.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    asked.serve(store)
+    asked.check()
+
+
 # -- RabbitMQ says no
 
 

@@ -99,15 +99,15 @@ class DrainedBackendMixin:
     def pending(self, result: Any) -> PendingResult:
         """What *result* has to serve until it is ready."""
         forks.notice()
-        pending = result.on_ready
+        pending, consumer = result.on_ready, self.result_consumer
         if (
             isinstance(pending, PendingResult)
-            and pending.table is self.result_consumer.table
+            and pending.table is consumer.table
             and (not pending.ready or known(result))
         ):
             return pending
         # The first time; or after forget(), after an unreadable result, or in a child.
-        fresh = PendingResult(result, self.result_consumer)
+        fresh = PendingResult(result, consumer)
         if not isinstance(pending, PendingResult):
             for listener in filter(None, pending.listeners):
                 fresh.then(listener)

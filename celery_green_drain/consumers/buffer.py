@@ -105,8 +105,8 @@ class Buffer:
 
         :raises ResultEvicted: where the last one has come, and was dropped.
         """
-        payload = self._unread_of(task_id) or self._read.get(task_id)
-        if payload is None and hash(task_id) in self._evicted:
+        payload = self._unread.get(task_id) or self._kept.get(task_id) or self._read.get(task_id)
+        if payload is None and self._evicted and hash(task_id) in self._evicted:
             raise ResultEvicted(
                 f"The result of task {quoted(task_id)} has come, and is no longer kept, as many "
                 "have come after it. Ask sooner, raise result_drainer_buffer, or set "

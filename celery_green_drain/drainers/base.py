@@ -48,6 +48,10 @@ class Life(Enum):
     ABANDONED = "abandoned"
 
 
+#: Looked up once: every wait asks.
+TURNING = (Life.RUNNING, Life.STOPPING)
+
+
 class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
     """Base of the drainers: one loop that drains one result consumer.
 
@@ -87,7 +91,7 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
     @property
     def running(self) -> bool:
         """Whether the loop turns, or is about to."""
-        return self._life in (Life.RUNNING, Life.STOPPING) and self.lives(self.loop)
+        return self._life in TURNING and self.lives(self.loop)
 
     def ask(self, function: Callable[..., object], *args: Any) -> None:
         """Have the loop call ``function(*args)`` at its next turn, and start it where none runs."""
@@ -176,6 +180,7 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
         :raises Abandoned: in a child of the process whose loop this is.
         """
         self.mailbox.read()
+        connected = self.drained.connected
         try:
             self.drained.drain_events(timeout=timeout)
         except socket.timeout:
@@ -183,7 +188,7 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
         except Exception as exc:
             self.mailbox.look()
             if not self._ending:
-                self._failed(exc)
+                self._failed(exc, connected)
             return
         if not self.outage.over and self.drained.connected:
             attempts, seconds = self.outage.failures, self.outage.held()
@@ -192,12 +197,13 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
         turned, self._turned = self._turned, self._broadcast()
         turned.set()
 
-    def _failed(self, exc: Exception) -> None:
+    def _failed(self, exc: Exception, connected: bool) -> None:
         refused = isinstance(exc, self.drained.refusals)
         expected = isinstance(exc, self.drained.connection_errors)
         first = self.outage.over
         self.drained.on_lost(self.outage.failed(exc, expected, refused), first)
-        pause = self.backoff.pause(self.outage.failures)
+        # A connection that has held is opened anew at once, as stock Celery does.
+        pause = 0.0 if first and connected else self.backoff.pause(self.outage.failures)
         until = time.monotonic() + (min(pause, REFUSED) if refused else pause)
         # Notes are read meanwhile: much of what they ask for needs no connection.
         while not self._ending and time.monotonic() < until:
