@@ -34,7 +34,12 @@ LONG = 20.0
 
 def main() -> None:
     arguments = parse()
-    plans = {"full": plan.full, "quick": plan.quick, "tiny": plan.tiny}
+    plans = {
+        "full": plan.full,
+        "quick": plan.quick,
+        "tiny": plan.tiny,
+        "extremes": plan.extremes,
+    }
     chosen = [
         what for what in plans[arguments.plan]() if all(w in str(what) for w in arguments.only)
     ]
@@ -42,8 +47,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     outcomes = run(chosen, arguments.rounds)
     tables = report.tables(outcomes)
-    for name in ("table", "far", "goals"):
-        print(report.text(tables[name]))
+    for name in ("table", "far", "many", "beside", "goals"):
+        if len(tables[name]) > 1:
+            print(report.text(tables[name]))
     if arguments.out is not None:
         report.write(arguments.out, outcomes)
 
@@ -56,6 +62,13 @@ def parse() -> argparse.Namespace:
     )
     size.add_argument(
         "--tiny", dest="plan", action="store_const", const="tiny", help="see that it works"
+    )
+    size.add_argument(
+        "--extremes",
+        dest="plan",
+        action="store_const",
+        const="extremes",
+        help="very many waits, and round trips beside a heavy load",
     )
     parser.add_argument("--rounds", type=int, default=3, help="times that each is measured")
     parser.add_argument("--out", type=Path, help="the folder for tables, JSON and plots")

@@ -26,6 +26,14 @@ CASES = {
     "fanin": "fanin",
     "crowd": "crowd",
     "far": "far",
+    "thens": "many",
+    "gets": "many",
+    "groups": "many",
+    "quiet": "fairness",
+    "results": "fairness",
+    "states": "fairness",
+    "large": "fairness",
+    "burst": "fairness",
 }
 
 

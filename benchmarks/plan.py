@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-__all__ = ("Measurement", "full", "quick", "tiny")
+__all__ = ("Measurement", "extremes", "full", "quick", "tiny")
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One case, for one contender, with so many at once."""
 
-    #: A function of ``waits.py``, ``trips.py``, ``limits.py``, ``fanin.py``, ``crowd.py`` or
-    #: ``far.py``.
+    #: A function of ``waits.py``, ``trips.py``, ``limits.py``, ``fanin.py``, ``crowd.py``,
+    #: ``far.py``, ``many.py`` or ``fairness.py``.
     case: str
     #: drained: this package; stock: Celery as it comes; tuned: Celery with a shared backend and
     #: a large pool; limit: the protocol or the green library alone.
@@ -53,10 +53,23 @@ def quick() -> list[Measurement]:
     ]
 
 
+def extremes() -> list[Measurement]:
+    """Very many waits, and round trips beside a heavy load."""
+    many = [("thens", 10_000), ("thens", 100_000), ("thens", 1_000_000)]
+    many += [("gets", 10_000), ("gets", 100_000), ("groups", 1_000_000)]
+    loads = ("quiet", "results", "states", "large", "burst")
+    # Plain Celery has no then() that calls by itself, so nobody is there to get most of it.
+    bearers = [*((load, "drained") for load in loads), ("quiet", "tuned"), ("states", "tuned")]
+    return [
+        *(Measurement(case, "drained", "gevent", "redis", n, patience=200.0) for case, n in many),
+        *(Measurement(load, bearer, "gevent", "redis", 1) for load, bearer in bearers),
+    ]
+
+
 def tiny() -> list[Measurement]:
     """Each case once for each contender and library, so small that it shows only that they work."""
     chosen: dict[tuple[str, ...], Measurement] = {}
-    for what in full():
+    for what in (*full(), *extremes()):
         if what.case == "far" and what.contender in ("stock", "tuned"):
             continue  # which would take longest, and runs nothing that is not run without it
         ours = what.store if what.contender == "drained" else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from . import distance, sizing
+from . import distance, extremes, sizing
 from .plan import Measurement
 
 Outcomes = dict[Measurement, list[dict[str, Any]]]
@@ -31,6 +31,9 @@ FIGURES = {
     "KB": "memory",
     "MB grown": "growth",
 }
+
+#: Cases that have tables of their own.
+OWN_TABLES = ("far", *extremes.MANY, *extremes.LOADS)
 
 
 def summary(outcome: dict[str, Any]) -> str:
@@ -67,8 +70,8 @@ def table(outcomes: Outcomes) -> list[list[str]]:
     heading = ["case", "contender", "library", "store", "N", "failed", *FIGURES, "spread"]
     lines = [heading]
     for what, several in outcomes.items():
-        if what.case == "far":
-            continue  # it has a table of its own
+        if what.case in OWN_TABLES:
+            continue
         figures = _medians(several)
         if figures["failed"]:
             # What a few have taken while others got nothing says nothing.
@@ -121,6 +124,8 @@ def tables(outcomes: Outcomes) -> dict[str, list[list[str]]]:
     return {
         "table": table(outcomes),
         "far": distance.far(figures),
+        "many": extremes.many(figures),
+        "beside": extremes.beside(figures),
         "fanin": sizing.processes(figures),
         "sizing": sizing.servers(figures),
         "goals": goals(medians(outcomes)),
@@ -131,6 +136,8 @@ def write(folder: Path, outcomes: Outcomes) -> None:
     """Write everything into *folder*: tables as CSV, all outcomes as JSON, plots as SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in tables(outcomes).items():
+        if min(len(rows), len(rows[0])) == 1:
+            continue  # nothing of that kind was measured
         with (folder / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
     everything = [{**asdict(what), "outcomes": several} for what, several in outcomes.items()]
@@ -151,12 +158,13 @@ def _plot(path: Path, title: str, outcomes: Outcomes, case: str) -> None:
             name = f"{what.contender}, {what.library} {what.store}".strip()
             figures = _medians(several)
             curves.setdefault(f"{what.case}: {name}", []).append((what.count, figures["cpu"]))
+    if not curves:
+        return
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for name, points in curves.items():
         axes.plot(*zip(*sorted(points)), marker="o", label=name)
     axes.set(xscale="log", yscale="log", xlabel="N", title=title)
-    if curves:
-        axes.legend(fontsize="small")
+    axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

@@ -39,6 +39,14 @@ class Redis:
             }
         )
 
+    def channels(self) -> int:
+        """How many are subscribed to."""
+        return int(self._probe.info("stats")["pubsub_channels"])
+
+    def cut_off_subscribers(self) -> None:
+        """Close the connections of all who subscribe."""
+        self._probe.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
     def kept(self) -> Counter[str]:
         """Connections and subscriptions of the web processes, and the bytes of both."""
         kept: Counter[str] = Counter()
