@@ -428,8 +428,10 @@ def test_an_outage(line: Line, caplog: pytest.LogCaptureFixture) -> None:
         assert (figures.outages, figures.connected_since) == (1, None)
         lost = told[0][1]
         assert figures.lost_at == lost["at"]
+        # The next attempt is made at once, and fails in a way of its own.
         assert figures.last_error is not None
-        assert lost["error"] in figures.last_error
+        assert figures.last_error_at is not None
+        assert figures.last_error_at >= lost["at"]
         assert logged(caplog, "Lost the connection").created == pytest.approx(lost["at"], abs=0.5)
         assert lost["error"] in logged(caplog, "Lost the connection").getMessage()
         assert f"lost since {moment(lost['at'])}" in str(report(app))
