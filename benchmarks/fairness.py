@@ -125,11 +125,13 @@ class Large(One):
 class Burst(Quiet):
     """Very many begin to wait."""
 
+    def wait(self) -> None:
+        self.ids = task_ids(int(BURST * self.what.effort), SEED)
+
     def come(self) -> None:
-        ids = task_ids(int(BURST * self.what.effort), SEED)
         kept = []
-        for start in range(0, len(ids), CHUNK):
-            for task_id in ids[start : start + CHUNK]:
+        for start in range(0, len(self.ids), CHUNK):
+            for task_id in self.ids[start : start + CHUNK]:
                 result = self.app.AsyncResult(task_id)
                 result.then(len)
                 kept.append(result)

@@ -51,11 +51,11 @@ class Many(Waits):
         self.server = Redis(addresses)
         self.left = what.count
         self.queues = None  # all read from the store
+        self.ids = task_ids(what.count)
 
     def begin_one_by_one(self) -> None:
-        ids = task_ids(self.what.count)
-        for start in range(0, len(ids), CHUNK):
-            for index, task_id in enumerate(ids[start : start + CHUNK], start):
+        for start in range(0, len(self.ids), CHUNK):
+            for index, task_id in enumerate(self.ids[start : start + CHUNK], start):
                 if self.what.case == "thens":
                     self._then(index, task_id)
                 else:
@@ -63,10 +63,11 @@ class Many(Waits):
             time.sleep(MOMENT)
 
     def begin_groups(self) -> None:
-        ids = task_ids(self.what.count)
-        self.left = len(range(0, len(ids), MEMBERS))
-        for start in range(0, len(ids), MEMBERS):
-            members = [self.app.AsyncResult(task_id) for task_id in ids[start : start + MEMBERS]]
+        starts = range(0, len(self.ids), MEMBERS)
+        self.left = len(starts)
+        for start in starts:
+            ids = self.ids[start : start + MEMBERS]
+            members = [self.app.AsyncResult(task_id) for task_id in ids]
             GroupResult(uuid(), members, app=self.app).then(self._count)
             time.sleep(MOMENT)
 
