@@ -234,5 +234,8 @@ def test_a_flood_of_states_lets_others_run(
     store(3, task_id=flooded.id)
     wait_until(lambda: len(seen) > flood, "all states", timeout=60)
     handled_at_once = statistics.median(filter(None, steps))
-    assert (handled_at_once > 2 * redis_session.BATCH) is busy
+    if busy:
+        assert handled_at_once > 5 * redis_session.BATCH
+    else:
+        assert 0 < handled_at_once <= 20 * redis_session.BATCH
     del waiter

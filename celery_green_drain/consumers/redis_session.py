@@ -48,8 +48,8 @@ CHUNK = 1000
 #: Commands of each kind that may be under way at once.
 WINDOW = 4
 
-#: Messages and stored states that one turn hands over: so few that who is woken by them finds in
-#: the processor's cache what the loop has just touched.
+#: Results that one turn hands over, or ten times as many states on the way: so few that who is
+#: woken by them finds in the processor's cache what the loop has just touched.
 BATCH = 200
 
 #: The same for a second that others have run while more was there: where they take long, turns are
@@ -369,14 +369,16 @@ class RedisSession(Session):
 
     # -- what arrives
 
-    def _on_message(self, channel: bytes, payload: bytes) -> None:
+    def _on_message(self, channel: bytes, payload: bytes) -> bool:
         task_id = self._subscribed.get(channel)
-        if task_id is not None and self._deliver(task_id, partial(self._decode, task_id, payload)):
-            if not self._check.begun:
-                self._check.begin(task_id)
-            if not self._unwanted:
-                self._left_at = time.monotonic()
-            self._unwanted[channel] = None
+        if task_id is None or not self._deliver(task_id, partial(self._decode, task_id, payload)):
+            return False
+        if not self._check.begun:
+            self._check.begin(task_id)
+        if not self._unwanted:
+            self._left_at = time.monotonic()
+        self._unwanted[channel] = None
+        return True
 
     def _decode(self, task_id: str, payload: bytes) -> Meta:
         """The state that *payload* tells.

@@ -118,7 +118,7 @@ class Link:
     :param pool: makes the connection.
     :param subscribes: whether it is one that messages come over.
     :param resp3: whether it speaks RESP3.
-    :param on_message: called with channel and payload of each message.
+    :param on_message: called with channel and payload of each message; whether it was a result.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Link:
         pool: Any,
         subscribes: bool,
         resp3: bool,
-        on_message: Callable[[bytes, bytes], None],
+        on_message: Callable[[bytes, bytes], bool],
     ) -> None:
         self._subscribes = subscribes
         self._resp3 = resp3
@@ -172,8 +172,10 @@ class Link:
 
     # -- what arrives
 
-    def receive(self, limit: int, until: float) -> None:
-        """Handle what has arrived: *limit* responses at most, and none after *until*.
+    def receive(self, limit: float, until: float) -> None:
+        """Handle what has arrived: *limit* results at most, and nothing after *until*.
+
+        Anything else wakes few, and counts for a tenth.
 
         :raises ConnectionError: where the connection has ended, or the server is not ready.
         :raises AuthenticationError: where it wants another password.
@@ -186,13 +188,14 @@ class Link:
             with not_blocking(self._socket):
                 for response in self._responses():
                     self._parsed = self._heard
+                    result = False
                     if type(response) is not push or not (resp3 or self._is_push(response)):
                         self._handle_reply(response)
                     elif response[0] == b"message":
-                        self._on_message(response[1], response[2])
+                        result = self._on_message(response[1], response[2])
                     else:
                         self._handle_confirmation(response)
-                    limit -= 1
+                    limit -= 1 if result else 0.1
                     if limit <= 0 or time.monotonic() > until:
                         return
         except (RedisError, OSError) as exc:
