@@ -12,7 +12,7 @@ from .contenders import make_app
 from .load import RATE
 from .many import CHUNK, MOMENT
 from .plan import Measurement
-from .process import Helper
+from .process import Helper, percentiles
 from .results import task_ids
 from .trips import answerer
 
@@ -63,8 +63,8 @@ class Quiet:
         times = sorted(self._times)
         if not times:
             return {"failed": 1}
-        shares = {f"p{share}": times[len(times) * share // 100] * 1e3 for share in (50, 95, 99)}
-        return {"failed": 0, "trips": len(times), "longest": times[-1] * 1e3, **shares}
+        longest = times[-1] * 1e3
+        return {"failed": 0, "trips": len(times), "longest": longest, **percentiles(times)}
 
     def _go(self) -> None:
         while not self._over.is_set():

@@ -32,8 +32,8 @@ def results(url: str, ids: list[str]) -> None:
 def states(url: str, ids: list[str]) -> None:
     """The first task reports so many states, and ends."""
     client, channel = redis.Redis.from_url(url), PREFIX + ids[0]
+    state = {**json.loads(payload(ids[0], 1)), "status": "PROGRESS"}
     for portion in _paced(ids):
-        state = {**json.loads(payload(ids[0], 1)), "status": "PROGRESS"}
         with client.pipeline(transaction=False) as pipe:
             for number, _ in enumerate(portion):
                 pipe.publish(channel, json.dumps({**state, "result": number}))

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ("Clock", "Helper", "fall_silent", "rss", "settle")
+__all__ = ("Clock", "Helper", "fall_silent", "percentiles", "rss", "settle")
 
 
 def rss() -> int:
@@ -28,6 +28,11 @@ class Clock:
         self.cpu += time.process_time()
         self.wall += time.perf_counter()
         return self
+
+
+def percentiles(times: list[float]) -> dict[str, float]:
+    """The median and the longer ones of *times* in seconds, sorted: in milliseconds."""
+    return {f"p{share}": times[len(times) * share // 100] * 1e3 for share in (50, 95, 99)}
 
 
 def settle(seconds: float) -> float:

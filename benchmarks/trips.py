@@ -15,7 +15,7 @@ from tests.green import spawn
 
 from .contenders import make_app
 from .plan import Measurement
-from .process import Clock, Helper
+from .process import Clock, Helper, percentiles
 
 #: Round trips in all: of one greenlet alone, and of many together.
 ALONE, TOGETHER = 200, 2_000
@@ -51,7 +51,7 @@ class Trips:
             "errors": dict(self.errors),
             "cpu": clock.cpu / done * 1e6,
             "wall": clock.wall / done * 1e6,
-            **{f"p{share}": times[len(times) * share // 100] * 1e3 for share in (50, 95, 99)},
+            **percentiles(times),
         }
 
     def _go(self) -> None:
