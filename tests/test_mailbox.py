@@ -16,7 +16,7 @@ from celery_green_drain import drainers
 from celery_green_drain.drainers import mailbox as module
 from celery_green_drain.drainers.mailbox import Abandoned, Mailbox
 
-from .green import DRAINER, spawn, wait_until
+from .green import DRAINER, GREEN, block, spawn, wait_until
 
 
 class Consumer:
@@ -187,3 +187,23 @@ def test_in_a_child_nobody_touches_it(mailbox: Mailbox, monkeypatch: pytest.Monk
     with pytest.raises(Abandoned):
         mailbox.look()
     mailbox._abandoned = False  # closed in the end
+
+
+@pytest.mark.skipif(not GREEN, reason="native threads run beside each other")
+def test_who_works_and_yields_keeps_nobody_from_the_sockets(mailbox: Mailbox) -> None:
+    worked, over = [0], [False]
+
+    def work() -> None:
+        while not over[0]:
+            block(0.006)  # longer than a hub may be at its callbacks
+            worked[0] += 1
+            time.sleep(0)
+
+    spawn(work)
+    mailbox.wait(0)
+    worked[0] = 0
+    for _ in range(10):
+        mailbox.wait(0)
+    over[0] = True
+    time.sleep(0)
+    assert worked[0] < 50  # not 50 for each turn

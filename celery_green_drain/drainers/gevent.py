@@ -22,6 +22,9 @@ from .patching import obstacle
 
 __all__ = ("GeventDrainer",)
 
+#: Callbacks after which gevent looks how long it has been at them: 50 with libev.
+CALLBACKS = 100
+
 #: Seconds until a native thread that has nothing to do ends.
 IDLE = 60
 
@@ -74,6 +77,13 @@ class GeventDrainer(Drainer):
     def selector(self) -> selectors.BaseSelector:
         return GeventSelector()
 
+    def see_to_sockets(self) -> None:
+        # gevent polls after so many callbacks, however long each takes: one greenlet that works and
+        # calls sleep(0) would keep everybody else from their sockets for half a second.
+        run_callback = get_hub().loop.run_callback
+        for _ in range(CALLBACKS):
+            run_callback(_nothing)
+
     @classmethod
     def lanes(cls, limit: int, native: bool = False) -> Lanes:
         lanes = super().lanes(limit)
@@ -123,6 +133,10 @@ class GeventDrainer(Drainer):
             hubs = (thing for thing in gc.get_objects() if isinstance(thing, Hub))
             hub = next((other for other in hubs if other.main_hub and other.loop), hub)
         self._hub = hub
+
+
+def _nothing() -> None:
+    pass
 
 
 class GeventSignal:

@@ -115,6 +115,11 @@ class Library:
         """A selector whose ``select()`` blocks the caller alone."""
         raise NotImplementedError("subclass responsibility")
 
+    def see_to_sockets(self) -> None:
+        """See that those who wait for a socket or a timer have their turn as well, when the caller
+        lets others run next. For where the library would not by itself.
+        """
+
     @classmethod
     def own_signal(cls) -> Signal:
         """The same, where there is no drainer: to be set by callers of the same library."""

@@ -154,10 +154,13 @@ class Mailbox:
     def wait(self, timeout: float | None = None) -> list[Source]:
         """Sleep until there is a note or something to read, and return what is to be read.
 
-        :param timeout: seconds at most; None: no limit.
+        :param timeout: seconds at most; None: no limit; 0: the caller has more to do, and lets
+            others run in between.
         :raises Abandoned: in a child of the process that sleeps here.
         """
         selector = self._opened()
+        if timeout is not None and timeout <= 0:
+            self._library.see_to_sockets()
         if self._later:
             rest = self._later[0][0] - time.monotonic()
             timeout = rest if timeout is None else min(timeout, rest)
