@@ -282,11 +282,12 @@ class PendingResult(Promise):
         Like idle, and its callbacks are gone.
     """
 
-    __slots__ = ("_served", "consumer", "listed", "table", "task_id", "waits", "weak")
+    __slots__ = ("_served", "listed", "table", "task_id", "waits", "weak")
+
+    loop: Consumer
 
     def __init__(self, result: Any, consumer: Consumer) -> None:
         super().__init__(result, consumer)
-        self.consumer = consumer
         self.task_id = as_text(result.id)
         #: Where it belongs. After a fork the child has a table of its own.
         self.table: Table = consumer.table
@@ -314,7 +315,7 @@ class PendingResult(Promise):
         if keep and not self.weak:
             self._keep = result
         self._served = True
-        self.consumer.want(self)
+        self.loop.want(self)
 
     @property
     def kinds(self) -> list[str]:
@@ -336,7 +337,7 @@ class PendingResult(Promise):
                     self._chained.remove(chained)
         if self._served or self.listed:
             self._served = False
-            self.consumer.drop(self)
+            self.loop.drop(self)
 
     def __call__(self, result: Any) -> None:
         """The result is ready: what ``AsyncResult`` calls, whoever found it out."""
@@ -360,7 +361,7 @@ class PendingResult(Promise):
             learn(result, dict(meta) if followers else meta)
         except Exception as exc:
             # Such as children that are none, or an exception class that is refused.
-            self.consumer.cannot_read(self.task_id, exc)
+            self.loop.cannot_read(self.task_id, exc)
             self.fail(exc)
             return
         for wait, state in zip(followers, (meta, *others)):
@@ -411,7 +412,7 @@ class PendingResult(Promise):
         if self._chained:
             self._call_all(result)
         if self.listed:
-            self.consumer.drop(self)
+            self.loop.drop(self)
 
     def _error(self, result: Any) -> BaseException | None:
         return failure(result) if self.error is None else self.error

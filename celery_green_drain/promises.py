@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import os
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,6 +25,7 @@ from celery.utils.dispatch import Signal
 from vine import barrier, promise
 from vine.abstract import Thenable
 
+from . import forks
 from .copies import own_error, snapshot
 from .django import close_old_connections
 from .errors import ResultNeverCame
@@ -63,21 +63,17 @@ class Chained(Protocol):
         """What the log calls it, with its *result*."""
 
 
-#: Process ids, each once: a million callbacks know theirs.
-_PIDS: dict[int, int] = {}
-
-
 class Callback:
     """A user's callback, with the context that it was given in, for the process that gave it."""
 
-    __slots__ = ("_context", "_pid", "target")
+    __slots__ = ("_context", "_figures", "target")
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: Any, figures: Figures) -> None:
         #: A vine promise, or another thenable of the user's.
         self.target = target
         self._context = contextvars.copy_context()
-        pid = os.getpid()
-        self._pid = _PIDS.setdefault(pid, pid)
+        #: Those of the process: a child has others.
+        self._figures = figures
 
     def run(self, of: Chained, error: BaseException | None, *args: Any) -> None:
         """Call it with *args*, in this greenlet. What it raises is logged, and reaches nobody else.
@@ -86,10 +82,11 @@ class Callback:
         :param error: the exception of a failed task, for ``on_error``.
         """
         # Greenlets exist in a forked child as well: what is on its way there is its parent's.
-        if os.getpid() != self._pid:
+        forks.notice()
+        figures = of.loop.figures
+        if figures is not self._figures:
             return
         raised: BaseException | None = None
-        figures = of.loop.figures
         figures.callback_begins(self)
         try:
             raised = self._context.run(self._run, of, error, args)
@@ -148,16 +145,17 @@ class Promise:
         :param on_error: called instead, with its exception, where the task has failed.
         :return: the callback as a promise, to chain further ones to.
         """
-        if isinstance(callback, barrier):
+        if not isinstance(callback, Thenable):
+            callback = promise(callback, on_error=on_error)
+        elif isinstance(callback, barrier):
             self._join(callback)
             return callback
-        target = _thenable(callback, on_error)
-        self._chained.append(Callback(target))
+        self._chained.append(Callback(callback, self.loop.figures))
         if not self.ready:
             self.serve(keep=True)
         if self.ready:  # by now perhaps by another thread, which may have looked before the append
             self._call_all(self._ref())
-        return target
+        return callback
 
     def throw(self, exc: Any = None, tb: Any = None, propagate: bool = True) -> None:
         """Raise the exception of a failed task; callbacks have been told by then."""
@@ -209,10 +207,6 @@ class Promise:
         raise NotImplementedError("subclass responsibility")
 
 
-def _thenable(callback: Any, on_error: Any) -> Any:
-    return callback if isinstance(callback, Thenable) else promise(callback, on_error=on_error)
-
-
 def failure(result: Any) -> BaseException | None:
     """What a result that is ready has failed with. Asks nobody, as this is the drain loop."""
     pending = result.on_ready
@@ -252,6 +246,10 @@ class PendingSet(Promise):
     def __init__(self, result_set: ResultSet, gate: Gate) -> None:
         super().__init__(result_set, gate.loop)
         self._gate = gate
+
+    def then(self, callback: Any, on_error: Any = None) -> Any:
+        forks.notice()
+        return super().then(callback, on_error)
 
     def serve(self, keep: bool) -> None:
         if keep:
@@ -333,7 +331,10 @@ class Gate:
             # Fresh from Celery's constructor: nobody can have chained to it yet.
             result_set.on_ready = PendingSet(result_set, self)
         if result_set is None:
-            target = Callback(_thenable(callback, on_error))
+            forks.notice()
+            if not isinstance(callback, Thenable):
+                callback = promise(callback, on_error=on_error)
+            target = Callback(callback, self.loop.figures)
             callback = partial(self.loop.call, target.run, self, None)
         self._listeners.append(callback)
         if self._early or self.ready:

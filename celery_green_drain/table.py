@@ -21,13 +21,14 @@ __all__ = ("Entry", "PendingTable")
 class Entry:
     """All that is known of one task id."""
 
-    __slots__ = ("latest", "pending", "pristine", "since", "status", "stored")
+    __slots__ = ("_first", "_others", "latest", "pristine", "since", "status", "stored")
 
     def __init__(self, since: float) -> None:
         #: Since when it is waited for, by the monotonic clock.
         self.since = since
-        #: An ordered set.
-        self.pending: dict[PendingResult, None] = {}
+        #: Who wants it, in order: nearly always one, which an ordered set would take 200 bytes for.
+        self._first: PendingResult | None = None
+        self._others: dict[PendingResult, None] | None = None
         #: Reads the latest state before the last; None: there was none.
         self.latest: Read | None = None
         #: That state, where nobody has it who may change it.
@@ -37,6 +38,37 @@ class Entry:
         #: Whether the store may know better: it was read from there and its message may be on
         #: the way still, or messages may have been lost.
         self.stored = False
+
+    @property
+    def pending(self) -> tuple[PendingResult, ...]:
+        """Who wants it, the first one first. For everybody: the loop goes on meanwhile."""
+        first, others = self._first, self._others
+        if first is None:
+            return ()
+        return (first,) if others is None else (first, *others.copy())
+
+    def add(self, pending: PendingResult) -> None:
+        if self._first is None:
+            self._first = pending
+        elif pending is not self._first:
+            if self._others is None:
+                self._others = {}
+            self._others[pending] = None
+
+    def remove(self, pending: PendingResult) -> bool:
+        """Take *pending* out, if it is there; return whether nobody is left."""
+        others = self._others
+        if pending is not self._first:
+            if others is not None:
+                others.pop(pending, None)
+        elif others is None:
+            self._first = None
+        else:
+            self._first = next(iter(others))
+            del others[self._first]
+        if not others:
+            self._others = None
+        return self._first is None
 
     def is_latest(self, meta: Meta) -> bool:
         """Whether *meta* says what the latest state says."""
@@ -87,7 +119,7 @@ class PendingTable:
             entry = self._entries[pending.task_id] = Entry(now)
         if entry.latest is not None and wait is not None and wait.messages:
             wait.tell(pending, entry.latest, entry.latest)
-        entry.pending[pending] = None
+        entry.add(pending)
         pending.listed = True
         if wait is None:
             self._renew(pending, now)
@@ -144,9 +176,9 @@ class PendingTable:
         entry = self._entries.get(pending.task_id)
         if entry is None or not pending.listed or (pending.wanted and not pending.ready):
             return False
-        entry.pending.pop(pending, None)
+        free = entry.remove(pending)
         self._unlist(pending)
-        if entry.pending:
+        if not free:
             return False
         del self._entries[pending.task_id]
         return True

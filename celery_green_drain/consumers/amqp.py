@@ -49,8 +49,9 @@ class AmqpSession(RpcSession):
         self._connection = connection
         self._pid = os.getpid()
         self._socket: Any = None
-        #: Nothing was read so far: some may have come together with the answer before.
-        self._fresh = True
+        #: Whether more may be there: at first, as some may have come with the answer before, and
+        #: after a whole chunk.
+        self._more = True
         #: The beginning of a frame, and how many bytes there must be before it is looked at.
         self._rest = bytearray()
         self._needed = 0
@@ -111,8 +112,8 @@ class AmqpSession(RpcSession):
 
     def _read(self) -> None:
         """Handle one piece of what is there, so that notes and others have their turn."""
-        self._fresh = False
         data = self._receive_bytes()
+        self._more = data is not None and len(data) == CHUNK
         if data is None:
             return
         self._heard = time.monotonic()
@@ -122,8 +123,8 @@ class AmqpSession(RpcSession):
 
     @property
     def _held_back(self) -> bool:
-        """Whether TLS has something of which select() knows nothing."""
-        return self._fresh or (self._pending is not None and self._pending() > 0)
+        """Whether something is there, or may be, that nobody has to wait for."""
+        return self._more or (self._pending is not None and self._pending() > 0)
 
     def _receive_bytes(self) -> bytes | None:
         try:

@@ -72,6 +72,8 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
         self.loop: object = None
         self._lock = threading.Lock()
         self._life = Life.IDLE
+        #: Whether the loop is where it says itself when it ends: then nobody has to look.
+        self._looping = False
         #: Apart from that, as a start() under way would overwrite it: a finaliser takes no lock.
         self._retired = False
         self._ended = self._broadcast()
@@ -91,7 +93,7 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
     @property
     def running(self) -> bool:
         """Whether the loop turns, or is about to."""
-        return self._life in TURNING and self.lives(self.loop)
+        return self._life in TURNING and (self._looping or self.lives(self.loop))
 
     def ask(self, function: Callable[..., object], *args: Any) -> None:
         """Have the loop call ``function(*args)`` at its next turn, and start it where none runs."""
@@ -163,6 +165,7 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
     def run(self) -> None:
         """The loop itself: what :meth:`start` spawns."""
         try:
+            self._looping = True
             self.drained.on_drainer_start()
             while not self._ending:
                 self.turn()
@@ -170,6 +173,7 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
             forks.notice()
             self.abandon()  # also where the consumer is none of ours
         finally:
+            self._looping = False
             self._finish()
 
     def turn(self, timeout: float = TURN) -> None:

@@ -129,7 +129,7 @@ def _pending(consumer: ResultConsumer, limit: int) -> Iterator[dict[str, Any]]:
 
 
 def _waited_for(entry: Entry) -> dict[str, Any]:
-    pending = list(entry.pending.copy())
+    pending = entry.pending
     return {
         "waits": sum(len(one.waits) for one in pending),
         "kinds": sorted({kind for one in pending for kind in one.kinds}),
