@@ -104,6 +104,26 @@ class Lookup:
         """Return what the store has of *task_ids*; those it has nothing of are left out."""
         raise NotImplementedError("subclass responsibility")
 
+    @classmethod
+    def is_private(cls, backend: Any) -> bool:
+        """Whether what the caller reads is its own, so that nobody may read it for others."""
+        return False
+
+    def nothing(self, task_id: str) -> Meta:
+        """What Celery reads where the store has nothing of *task_id*."""
+        return {"status": states.PENDING, "result": None}
+
+    def states(self, task_ids: list[str]) -> list[Meta | None]:
+        """Return the state of each of *task_ids*, its own; None: it cannot be read in this way."""
+        found = dict(self.find(list(dict.fromkeys(task_ids))))
+        return [self._state(task_id, found.get(task_id)) for task_id in task_ids]
+
+    def _state(self, task_id: str, read: Callable[[], Meta] | None) -> Meta | None:
+        try:
+            return self.nothing(task_id) if read is None else read()
+        except Exception:  # the caller reads it by itself, and raises this
+            return None
+
     def close(self) -> None:
         """Close the connection, if it is this look-up's own."""
 
@@ -140,10 +160,13 @@ class Keys(Lookup):
         values = self._get_many(keys)
         pairs: Iterable[Any] = values.items() if hasattr(values, "items") else zip(keys, values)
         return [
-            (ids[bytes_to_str(key)], partial(self.store.decode_result, value))
-            for key, value in pairs
-            if value
+            (ids[bytes_to_str(key)], partial(self._decode, value)) for key, value in pairs if value
         ]
+
+    def _decode(self, value: Any) -> Meta:
+        # Celery leaves it to the client of a cache to make bytes of it.
+        meta: Meta = self.store.decode_result(own_value(value))
+        return meta
 
     def _get_many(self, keys: list[Any]) -> Any:
         """Return what is stored: by key, or in the order of the *keys*."""
@@ -231,6 +254,10 @@ class Rows(Lookup):
         self.store.ResultSession = partial(LoadedRow, row)
         return self._read(row.task_id)
 
+    def nothing(self, task_id: str) -> Meta:
+        self.store.ResultSession = partial(LoadedRow, None)
+        return self._read(task_id)
+
     def close(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
@@ -261,6 +288,14 @@ class LoadedRow:
 class DjangoRows(Lookup):
     """For Django's ORM: one query, over this greenlet's own connection of Django."""
 
+    @classmethod
+    def is_private(cls, backend: Any) -> bool:
+        from django.db import connections
+
+        # A transaction may see what was there at its beginning.
+        using = backend.TaskModel._default_manager.db
+        return bool(connections[using].in_atomic_block)
+
     def find(self, task_ids: list[str]) -> list[Found]:
         tasks = type(self.store).TaskModel._default_manager
         try:
@@ -273,3 +308,6 @@ class DjangoRows(Lookup):
         loaded = SimpleNamespace(get_task=lambda task_id: row)
         self.store.TaskModel = SimpleNamespace(_default_manager=loaded)
         return self._read(row.task_id)
+
+    def nothing(self, task_id: str) -> Meta:
+        return self._read_row(type(self.store).TaskModel(task_id=task_id))
