@@ -13,8 +13,9 @@ Figures = dict[Measurement, dict[str, float]]
 #: How each case of many is called.
 MANY = {"thens": "then()", "gets": "get()", "groups": "then() of groups of 100, members"}
 
-#: The steps that they take.
+#: The steps that they take, and what is measured of each.
 STEPS = ("register", "reconnect", "deliver")
+UNITS = {"s": "s", "ms": "longest stall, ms", "apart": "apart from garbage collection, ms"}
 
 #: How each load is called.
 LOADS = {
@@ -29,11 +30,11 @@ LOADS = {
 def many(figures: Figures) -> list[list[str]]:
     """A line for each number that waits."""
     heading = ["waits", "N", "KB each"]
-    heading += [f"{step}: {unit}" for step in STEPS for unit in ("s", "longest stall, ms")]
+    heading += [f"{step}: {unit}" for step in STEPS for unit in UNITS.values()]
     rows = [heading]
     for what, found in figures.items():
         if what.case in MANY:
-            steps = [found.get(f"{step} {unit}") for step in STEPS for unit in ("s", "ms")]
+            steps = [found.get(f"{step} {unit}") for step in STEPS for unit in UNITS]
             rows.append(
                 [MANY[what.case], f"{what.count:,}", *_texts([found.get("memory"), *steps])]
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import Any
 
@@ -28,19 +29,33 @@ class Hub:
     """A greenlet that is always about to run, and knows for how long it could not."""
 
     def __init__(self) -> None:
-        self._longest, self._last = 0.0, time.monotonic()
+        self._last = time.monotonic()
+        self._longest = self._longest_apart = 0.0
+        #: Seconds of garbage collection since it ran last, and when one has begun.
+        self._collecting = self._collection = 0.0
+        gc.callbacks.append(self._on_collection)
         spawn(self._run)
+
+    def _on_collection(self, phase: str, info: object) -> None:
+        if phase == "start":
+            self._collection = time.monotonic()
+        else:
+            self._collecting += time.monotonic() - self._collection
 
     def _run(self) -> None:
         while True:
             time.sleep(0.001)
             now = time.monotonic()
-            self._longest, self._last = max(self._longest, now - self._last), now
+            stood, self._last = now - self._last, now
+            self._longest = max(self._longest, stood)
+            self._longest_apart = max(self._longest_apart, stood - self._collecting)
+            self._collecting = 0.0
 
-    def stood(self) -> float:
-        """The longest time since it was asked last, in milliseconds."""
-        longest, self._longest = self._longest, 0.0
-        return longest * 1e3
+    def stood(self) -> tuple[float, float]:
+        """The longest time since it was asked last, and the longest but for collections: in ms."""
+        longest = self._longest * 1e3, self._longest_apart * 1e3
+        self._longest = self._longest_apart = 0.0
+        return longest
 
 
 class Many(Waits):
@@ -79,7 +94,7 @@ class Many(Waits):
 
 
 def thens(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
-    """Seconds of each step, bytes of each wait, and the longest time that the hub stood."""
+    """Seconds of each step, bytes of each wait, and the longest times that the hub stood."""
     many = Many(what, addresses)
     many.warm_up()
     publisher = many.publisher()
@@ -88,7 +103,7 @@ def thens(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
 
     def step(name: str, begun: float) -> None:
         outcome[f"{name} s"] = time.monotonic() - begun
-        outcome[f"{name} ms"] = hub.stood()
+        outcome[f"{name} ms"], outcome[f"{name} apart"] = hub.stood()
 
     begun = time.monotonic()
     (many.begin_groups if what.case == "groups" else many.begin_one_by_one)()

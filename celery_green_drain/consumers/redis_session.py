@@ -48,8 +48,8 @@ CHUNK = 1000
 #: Commands of each kind that may be under way at once.
 WINDOW = 4
 
-#: Results that one turn hands over, or ten times as many states on the way: so few that who is
-#: woken by them finds in the processor's cache what the loop has just touched.
+#: Results that one turn hands over, or states on the way, see :data:`.resp.LIGHT`: so few that who
+#: is woken by them finds in the processor's cache what the loop has just touched.
 BATCH = 200
 
 #: The same for a second that others have run while more was there: where they take long, turns are

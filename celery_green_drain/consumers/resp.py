@@ -48,6 +48,9 @@ RESP3 = PushNotification is not None and redis.VERSION >= (5,)
 #: Bytes read from the socket at once.
 READ_SIZE = 65536
 
+#: How much of a result anything else counts, as it wakes few: confirmations, states on the way.
+LIGHT = 0.1
+
 #: What hiredis says where a response is not complete. It has a value for all else.
 INCOMPLETE = object()
 
@@ -175,7 +178,7 @@ class Link:
     def receive(self, limit: float, until: float) -> None:
         """Handle what has arrived: *limit* results at most, and nothing after *until*.
 
-        Anything else wakes few, and counts for a tenth.
+        Anything else counts for :data:`LIGHT`.
 
         :raises ConnectionError: where the connection has ended, or the server is not ready.
         :raises AuthenticationError: where it wants another password.
@@ -195,7 +198,7 @@ class Link:
                         result = self._on_message(response[1], response[2])
                     else:
                         self._handle_confirmation(response)
-                    limit -= 1 if result else 0.1
+                    limit -= 1 if result else LIGHT
                     if limit <= 0 or time.monotonic() > until:
                         return
         except (RedisError, OSError) as exc:
