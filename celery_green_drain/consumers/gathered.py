@@ -71,9 +71,9 @@ class GatheredReads:
         try:
             self._turn.get(timeout=PATIENCE)
         except BaseException as exc:
-            read.made = True  # or it is by itself, or by nobody
+            read.made = True  # by itself, or by nobody
             if isinstance(exc, Empty):
-                return alone()
+                return alone() if read.meta is None else read.meta
             raise
         try:
             if not read.made:
