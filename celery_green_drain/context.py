@@ -95,8 +95,9 @@ running: dict[str, Any] = {}
 
 def know_running_tasks() -> None:
     """From now on, know the tasks that run in this process. Further calls have no effect."""
-    task_prerun.connect(_note_running)
-    task_postrun.connect(_note_ended)
+    # Not weakly, or Celery would keep a finaliser of each call.
+    task_prerun.connect(_note_running, weak=False)
+    task_postrun.connect(_note_ended, weak=False)
 
 
 def request_of(task_id: str) -> Any:

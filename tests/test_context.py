@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,6 +33,17 @@ def run(app: Celery, function: Callable[..., Any], task_id: str | None = None) -
 
 
 # -- here
+
+
+def test_an_app_leaves_no_finaliser_to_celerys_signals() -> None:
+    def finalisers() -> int:
+        return sum(type(thing) is weakref.finalize for thing in gc.get_objects())
+
+    context.know_running_tasks()
+    before = finalisers()
+    for _ in range(5):
+        context.know_running_tasks()
+    assert finalisers() == before
 
 
 def test_without_it_there_is_nothing(app: Celery) -> None:

@@ -228,11 +228,11 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
 
 
 def _checked(meta: Any) -> Any:
-    if not isinstance(meta, dict) or not all(
-        isinstance(meta.get(key), str) for key in ("task_id", "status")
-    ):
-        raise DecodeError(f"This is not the state of a task: {meta!r:.100}")
-    return meta
+    if isinstance(meta, dict):
+        task_id, status = meta.get("task_id"), meta.get("status")
+        if isinstance(task_id, str) and isinstance(status, str):
+            return meta
+    raise DecodeError(f"This is not the state of a task: {meta!r:.100}")
 
 
 _leavers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import kombu.exceptions
+import kombu.pools
 import redis
 from celery import Celery, uuid
 from celery.signals import before_task_publish
@@ -162,6 +163,7 @@ class Model:
             self.app.backend.result_consumer.stop()
         self.app.close()
         del self.app
+        kombu.pools.reset()  # where Celery leaves the producers of an app that was closed
         self._check(
             "the end of the app's drain loop", lambda: (gc.collect(), drain_loops())[1] == 0
         )
