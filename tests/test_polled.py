@@ -23,7 +23,7 @@ from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import GroupResult, ResultSet
 
 from celery_green_drain import DrainerStopped, sse, watch
-from celery_green_drain.consumers import gathered, polled
+from celery_green_drain.consumers import polled
 
 from .green import DRAINER, GREEN, MODE, crowd, kill, size, spawn, spawn_get, wait_until
 from .program import command, run, run_fine
@@ -256,6 +256,34 @@ def test_pickled(app: Celery) -> None:
     again = pickle.loads(pickle.dumps(app.AsyncResult(store(app))))
     assert again.backend is app.backend
     assert again.get(timeout=20) == 42
+
+
+def test_each_who_waits_gets_a_value_of_its_own(app: Celery) -> None:
+    task_id = uuid()
+    waits = [spawn_get(app.AsyncResult(task_id)) for _ in range(3)]
+    wait_until(lambda: app.backend.result_consumer.statistics().pending, "the waits")
+    store(app, [1, 2], task_id=task_id)
+    wait_until(lambda: all(waits), "all results")
+    assert [got[0] for got in waits] == [[1, 2]] * 3
+    assert len({id(got[0]) for got in waits}) == 3
+
+
+def test_a_database_that_takes_capitals_for_small_letters(
+    make: Callable[..., Celery], tmp_path: Path
+) -> None:
+    app = make("sqlite", result_backend=f"db+sqlite:///{tmp_path}/loose.sqlite3")
+    store(app)
+    with closing(sqlite3.connect(tmp_path / "loose.sqlite3")) as connection, connection:
+        (sql,) = connection.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'celery_taskmeta'"
+        ).fetchone()
+        connection.execute("DROP TABLE celery_taskmeta")
+        connection.execute(sql.replace("task_id VARCHAR(155)", "task_id TEXT COLLATE NOCASE"))
+    task_id = uuid()
+    got, other = spawn_get(app.AsyncResult(task_id.upper())), spawn_get(app.AsyncResult(uuid()))
+    store(app, 1, task_id=task_id)
+    wait_until(lambda: got == [1], "the result, as plain Celery finds it")
+    assert not other
 
 
 @pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
@@ -705,87 +733,6 @@ def test_single_look_ups_serve_where_those_for_many_fail(
     assert crowd(30, lambda i: app.AsyncResult(ids[i]).get(timeout=20)) == list(range(30))
     ours = [record for record in caplog.records if record.name.startswith("celery_green_drain")]
     assert ["one by one" in record.getMessage() for record in ours] == [True]
-
-
-# -- reads of single states
-
-
-def test_states_that_are_asked_for_at_once_are_one_query(
-    make: Callable[..., Celery], postgres: PostgresServer
-) -> None:
-    count = size(200, 50)
-    app = make("postgres")
-    ids = [store(app, {"done": 1}, "PROGRESS"), *(uuid() for _ in range(count - 1))]
-    before = len(looks(postgres))
-    seen = crowd(count, lambda i: app.AsyncResult(ids[i]).state)
-    assert seen == ["PROGRESS", *["PENDING"] * (count - 1)]
-    # The first by itself, all others together; threads come one by one.
-    assert len(looks(postgres)) - before <= size(3, count // 2)
-
-
-def test_what_is_read_with_others_is_what_is_read_alone(
-    app: Celery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids = [
-        store(app, {"text": "é", "list": [1, None]}),
-        store(app, {"done": 1}, "PROGRESS"),
-        store(app, ValueError("no"), "FAILURE"),
-        uuid(),
-    ] * 5
-    alone = {task_id: repr(app.backend.get_task_meta(task_id)) for task_id in ids}
-    monkeypatch.setattr(gathered, "PATIENCE", 60)
-    turn, together = app.backend.result_consumer.reads._turn, app.backend.reads_at_once > 1
-    turn.get()  # as if somebody read
-    metas: list[Any] = []
-    spawn(lambda: metas.extend(crowd(len(ids), lambda i: app.backend.get_task_meta(ids[i]))))
-    wait_until(lambda: len(turn.waiting) == len(ids) if together else metas, "those who gather")
-    turn.put_nowait(None)
-    wait_until(lambda: metas, "what was read")
-    assert [repr(meta) for meta in metas] == [alone[task_id] for task_id in ids]
-    lists = [meta["result"]["list"] for meta in metas[::4]]
-    assert len({id(each) for each in lists}) == len(lists)  # each has its own
-
-
-def test_each_who_waits_gets_a_value_of_its_own(app: Celery) -> None:
-    task_id = uuid()
-    waits = [spawn_get(app.AsyncResult(task_id)) for _ in range(3)]
-    wait_until(lambda: app.backend.result_consumer.statistics().pending, "the waits")
-    store(app, [1, 2], task_id=task_id)
-    wait_until(lambda: all(waits), "all results")
-    assert [got[0] for got in waits] == [[1, 2]] * 3
-    assert len({id(got[0]) for got in waits}) == 3
-
-
-@pytest.mark.parametrize("name", ["sqlite", "file", "django-db"])
-def test_one_that_cannot_be_read_is_told_to_who_asks_for_it(
-    make: Callable[..., Celery], stores: dict[str, Store], django: Path, name: str
-) -> None:
-    app = make(name)
-    ids = [store(app, i) for i in range(10)]
-    spoil(stores, django, name, ids[5])
-    metas = crowd(10, lambda i: app.backend.get_task_meta(ids[i]))
-    assert isinstance(metas.pop(5), Exception)
-    assert [meta["result"] for meta in metas] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
-
-
-def test_who_is_in_a_transaction_reads_for_nobody_else(make: Callable[..., Celery]) -> None:
-    from django.db import transaction
-
-    app = make("django-db")
-    task_id = store(app, 1)
-    turn = app.backend.result_consumer.reads._turn
-    turn.get()  # as if somebody read
-    with transaction.atomic():
-        assert app.AsyncResult(task_id).state == "SUCCESS"
-        assert not turn.waiting
-    turn.put_nowait(None)
-
-
-def test_celery_reads_itself_where_it_keeps_what_it_has_read(make: Callable[..., Celery]) -> None:
-    app = make("sqlite", result_cache_max=100)
-    ids = [store(app, i) for i in range(10)]
-    assert crowd(10, lambda i: app.AsyncResult(ids[i]).state) == ["SUCCESS"] * 10
-    assert all(map(app.backend.is_cached, ids))
 
 
 # -- other processes

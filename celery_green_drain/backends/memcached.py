@@ -56,4 +56,4 @@ class ClientsMixin:
 
     def forget_connections(self) -> object:
         clients, self._clients = self._clients, None
-        return clients, super().forget_connections()  # type: ignore[misc]
+        return clients

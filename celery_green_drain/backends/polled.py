@@ -13,12 +13,9 @@ from typing import Any
 
 from celery.backends.base import unpickle_backend
 
-from .. import forks
 from ..consumers.lookups import Lookup, OneByOne
 from ..consumers.polled import PolledResultConsumer
 from ..django import close_old_connections
-from ..internals import as_text
-from ..pending import Meta
 from .base import DrainedBackendMixin
 from .memcached import ClientsMixin
 from .stores import Traits, has_own_clients, traits_of
@@ -44,9 +41,6 @@ class PolledBackendMixin(DrainedBackendMixin):
     #: Greenlets and threads in the middle of a call to the store.
     _inside: set[int]
 
-    #: What reads many states at once, while nobody does.
-    _reader: Lookup | None = None
-
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
         self._inside = set()
         super().__init__(app, *args, **kwargs)
@@ -67,35 +61,14 @@ class PolledBackendMixin(DrainedBackendMixin):
 
     def forget_connections(self) -> object:
         """Return what is open, which belongs to another process now, without touching it."""
-        reader, self._reader = self._reader, None
-        return reader
+        return None
 
     # -- the calls to the store, which may block
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> Any:
         if cache and self.is_cached(task_id):
             return super().get_task_meta(task_id)
-        alone = partial(self._in_store, "get_task_meta", task_id, cache=cache)
-        if threading.get_ident() in self._inside or self.traits.lookup.is_private(self):
-            return alone()
-        forks.notice()
-        self._ensure_not_eager()
-        return self.result_consumer.reads.read(as_text(task_id), alone, self._states)
-
-    @property
-    def reads_at_once(self) -> int:
-        """How many reads of states may go together."""
-        # Where Celery is to keep what it has read, it has to read it itself.
-        return self.traits.lookup.chunk if self.app.conf.result_cache_max == -1 else 1
-
-    def _states(self, task_ids: list[str]) -> list[Meta | None]:
-        """The states of *task_ids*, looked for at once. One call at a time."""
-        lookup, self._reader = self._reader or self.lookup(), None
-        metas: list[Meta | None] = self._in_lane(partial(_read, lookup, task_ids))
-        # As a client is: not where the call was broken off, and not from thread to thread.
-        if not self.traits.blocks:
-            self._reader = lookup
-        return metas
+        return self._in_store("get_task_meta", task_id, cache=cache)
 
     def get_group_meta(self, group_id: str, cache: bool = True) -> Any:
         return self._in_store("get_group_meta", group_id, cache=cache)
@@ -113,9 +86,7 @@ class PolledBackendMixin(DrainedBackendMixin):
         return self._in_store("delete_group", group_id)
 
     def _in_store(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._in_lane(partial(getattr(super(), name), *args, **kwargs))
-
-    def _in_lane(self, function: Callable[[], Any]) -> Any:
+        function = partial(getattr(super(), name), *args, **kwargs)
         caller = threading.get_ident()
         if caller in self._inside:
             return function()  # from within another one, which must not wait for itself
@@ -137,13 +108,6 @@ class PolledBackendMixin(DrainedBackendMixin):
     def __reduce__(self, args: Any = (), kwargs: Any = None) -> Any:
         restore, ((_, (_, *arguments)), url) = super().__reduce__(args, kwargs)
         return restore, ((_unpickle, (self.stock, *arguments)), url)
-
-
-def _read(lookup: Lookup, task_ids: list[str]) -> list[Meta | None]:
-    try:
-        return lookup.states(task_ids)
-    finally:
-        lookup.close()
 
 
 def _unpickle(stock: type, *args: Any) -> Any:

@@ -6,7 +6,7 @@ Each store's own class reads what was found, so that a result means what it mean
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -104,26 +104,6 @@ class Lookup:
         """Return what the store has of *task_ids*; those it has nothing of are left out."""
         raise NotImplementedError("subclass responsibility")
 
-    @classmethod
-    def is_private(cls, backend: Any) -> bool:
-        """Whether what the caller reads is its own, so that nobody may read it for others."""
-        return False
-
-    def nothing(self, task_id: str) -> Meta:
-        """What Celery reads where the store has nothing of *task_id*."""
-        return {"status": states.PENDING, "result": None}
-
-    def states(self, task_ids: list[str]) -> list[Meta | None]:
-        """Return the state of each of *task_ids*, its own; None: it cannot be read in this way."""
-        found = dict(self.find(list(dict.fromkeys(task_ids))))
-        return [self._state(task_id, found.get(task_id)) for task_id in task_ids]
-
-    def _state(self, task_id: str, read: Callable[[], Meta] | None) -> Meta | None:
-        try:
-            return self.nothing(task_id) if read is None else read()
-        except Exception:  # the caller reads it by itself, and raises this
-            return None
-
     def close(self) -> None:
         """Close the connection, if it is this look-up's own."""
 
@@ -160,13 +140,10 @@ class Keys(Lookup):
         values = self._get_many(keys)
         pairs: Iterable[Any] = values.items() if hasattr(values, "items") else zip(keys, values)
         return [
-            (ids[bytes_to_str(key)], partial(self._decode, value)) for key, value in pairs if value
+            (ids[bytes_to_str(key)], partial(self.store.decode_result, value))
+            for key, value in pairs
+            if value
         ]
-
-    def _decode(self, value: Any) -> Meta:
-        # Celery leaves it to the client of a cache to make bytes of it.
-        meta: Meta = self.store.decode_result(own_value(value))
-        return meta
 
     def _get_many(self, keys: list[Any]) -> Any:
         """Return what is stored: by key, or in the order of the *keys*."""
@@ -228,6 +205,28 @@ class DynamoItems(Keys):
         return values
 
 
+def _asked_for(rows: Iterable[Any], task_ids: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield each of *task_ids* of which there is a row, and the row.
+
+    Some databases, such as MariaDB, take ids for the same that differ in capitals, or in blanks at
+    the end.
+    """
+    exactly = {row.task_id: row for row in rows}
+    alike: dict[str, Any] = {}
+    if not exactly.keys() <= set(task_ids):
+        alike = {_roughly(task_id): row for task_id, row in exactly.items()}
+    for task_id in task_ids:
+        row = exactly.get(task_id)
+        if row is None:
+            row = alike.get(_roughly(task_id))
+        if row is not None:
+            yield task_id, row
+
+
+def _roughly(task_id: str) -> str:
+    return task_id.casefold().rstrip(" ")
+
+
 class Rows(Lookup):
     """For SQLAlchemy: one query, over one connection that is kept open."""
 
@@ -248,15 +247,11 @@ class Rows(Lookup):
             if self._connection.invalidated:  # it would connect anew by itself, without its options
                 self.close()
             raise
-        return [(row.task_id, partial(self._read_row, row)) for row in rows]
+        return [(each, partial(self._read_row, row)) for each, row in _asked_for(rows, task_ids)]
 
     def _read_row(self, row: Any) -> Meta:
         self.store.ResultSession = partial(LoadedRow, row)
         return self._read(row.task_id)
-
-    def nothing(self, task_id: str) -> Meta:
-        self.store.ResultSession = partial(LoadedRow, None)
-        return self._read(task_id)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -288,26 +283,15 @@ class LoadedRow:
 class DjangoRows(Lookup):
     """For Django's ORM: one query, over this greenlet's own connection of Django."""
 
-    @classmethod
-    def is_private(cls, backend: Any) -> bool:
-        from django.db import connections
-
-        # A transaction may see what was there at its beginning.
-        using = backend.TaskModel._default_manager.db
-        return bool(connections[using].in_atomic_block)
-
     def find(self, task_ids: list[str]) -> list[Found]:
         tasks = type(self.store).TaskModel._default_manager
         try:
             rows = list(tasks.filter(task_id__in=task_ids))
         finally:
             close_old_connections()
-        return [(row.task_id, partial(self._read_row, row)) for row in rows]
+        return [(each, partial(self._read_row, row)) for each, row in _asked_for(rows, task_ids)]
 
     def _read_row(self, row: Any) -> Meta:
         loaded = SimpleNamespace(get_task=lambda task_id: row)
         self.store.TaskModel = SimpleNamespace(_default_manager=loaded)
         return self._read(row.task_id)
-
-    def nothing(self, task_id: str) -> Meta:
-        return self._read_row(type(self.store).TaskModel(task_id=task_id))

@@ -19,7 +19,6 @@ from celery import uuid
 from .. import drainers
 from ..quoting import one_line
 from .base import ResultConsumer
-from .gathered import GatheredReads
 from .lookups import OneByOne, refuses_login, unreadable
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ class PolledResultConsumer(ResultConsumer):
         #: What the store raised, until the loop has taken notice.
         self._error: Exception | None = None
         self._calls: dict[type[Drainer], Lanes] = {}
-        self._reads: dict[str, GatheredReads] = {}
         self._interval = self.settings.poll_min
         #: When to look next, and when somebody was waited for last: by the monotonic clock.
         self._due = 0.0
@@ -83,14 +81,6 @@ class PolledResultConsumer(ResultConsumer):
             traits = self.backend.traits
             self._calls.setdefault(library, library.lanes(traits.parallel, traits.blocks))
         return self._calls[library](function, *args)
-
-    @property
-    def reads(self) -> GatheredReads:
-        """What makes single reads of states, those together that come at once. For everybody."""
-        if not self._reads:
-            # Two threads may make one at once, and setdefault() keeps one of theirs.
-            self._reads.setdefault("", GatheredReads(self.backend.reads_at_once))
-        return self._reads[""]
 
     # -- in the drain loop
 
