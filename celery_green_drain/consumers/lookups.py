@@ -140,10 +140,13 @@ class Keys(Lookup):
         values = self._get_many(keys)
         pairs: Iterable[Any] = values.items() if hasattr(values, "items") else zip(keys, values)
         return [
-            (ids[bytes_to_str(key)], partial(self.store.decode_result, value))
-            for key, value in pairs
-            if value
+            (ids[bytes_to_str(key)], partial(self._decode, value)) for key, value in pairs if value
         ]
+
+    def _decode(self, value: Any) -> Meta:
+        # A cache may keep objects, and leave it to its client to make bytes of them.
+        meta: Meta = self.store.decode_result(own_value(value))
+        return meta
 
     def _get_many(self, keys: list[Any]) -> Any:
         """Return what is stored: by key, or in the order of the *keys*."""
