@@ -190,7 +190,10 @@ def test_in_a_child_nobody_touches_it(mailbox: Mailbox, monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(not GREEN, reason="native threads run beside each other")
-def test_who_works_and_yields_keeps_nobody_from_the_sockets(mailbox: Mailbox) -> None:
+@pytest.mark.parametrize("how", [(0,), (0.001, True)], ids=["more", "busy"])
+def test_who_works_and_yields_keeps_nobody_from_the_sockets(
+    mailbox: Mailbox, how: tuple[Any, ...]
+) -> None:
     worked, over = [0], [False]
 
     def work() -> None:
@@ -200,10 +203,10 @@ def test_who_works_and_yields_keeps_nobody_from_the_sockets(mailbox: Mailbox) ->
             time.sleep(0)
 
     spawn(work)
-    mailbox.wait(0)
+    mailbox.wait(*how)
     worked[0] = 0
     for _ in range(10):
-        mailbox.wait(0)
+        mailbox.wait(*how)
     over[0] = True
     time.sleep(0)
     assert worked[0] < 50  # not 50 for each turn

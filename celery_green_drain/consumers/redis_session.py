@@ -202,7 +202,7 @@ class RedisSession(Session):
     def turn(self, timeout: float | None) -> None:
         self._send()
         patience, left = self._patience(timeout), time.monotonic()
-        ready = self._mailbox.wait(patience)
+        ready = self._mailbox.wait(patience, any(link.busy for link in self.links))
         now = time.monotonic()
         limit, until = BATCH, now + SLICE
         if not patience:

@@ -51,6 +51,9 @@ READ_SIZE = 65536
 #: How much of a result anything else counts, as it wakes few: confirmations, states on the way.
 LIGHT = 0.1
 
+#: Results that came at once, or the like, after which more are to be expected.
+MUCH = 10
+
 #: What hiredis says where a response is not complete. It has a value for all else.
 INCOMPLETE = object()
 
@@ -140,6 +143,8 @@ class Link:
         self.under_way: deque[Command] = deque()
         #: Whether something may be there that select() knows nothing of.
         self.more = False
+        #: Whether so much has come that more of it is to be expected at once.
+        self.busy = False
         self._connection = pool.make_connection()
         try:
             self._connection.connect()
@@ -186,7 +191,8 @@ class Link:
         """
         self._heard = time.monotonic()
         push, resp3 = self._push, self._resp3
-        self.more = True
+        self.more = self.busy = True
+        idle = limit - MUCH
         try:
             with not_blocking(self._socket):
                 for response in self._responses():
@@ -204,7 +210,7 @@ class Link:
         except (RedisError, OSError) as exc:
             if not nothing_there(exc):
                 raise
-        self.more = False
+        self.more, self.busy = False, limit < idle
 
     def _responses(self) -> Iterator[Any]:
         return self._parsed_by_hiredis() if self._reader else self._parsed_by_redis_py()

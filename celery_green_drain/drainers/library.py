@@ -117,7 +117,7 @@ class Library:
 
     def see_to_sockets(self) -> None:
         """See that those who wait for a socket or a timer have their turn as well, when the caller
-        lets others run next. For where the library would not by itself.
+        lets others run or waits next. For where the library would not by itself.
         """
 
     @classmethod

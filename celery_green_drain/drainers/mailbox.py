@@ -151,15 +151,16 @@ class Mailbox:
         due = time.monotonic() + seconds
         heapq.heappush(self._later, (due, next(self._numbers), function, args))
 
-    def wait(self, timeout: float | None = None) -> list[Source]:
+    def wait(self, timeout: float | None = None, busy: bool = False) -> list[Source]:
         """Sleep until there is a note or something to read, and return what is to be read.
 
         :param timeout: seconds at most; None: no limit; 0: the caller has more to do, and lets
             others run in between.
+        :param busy: much has come just now, and more is to be expected.
         :raises Abandoned: in a child of the process that sleeps here.
         """
         selector = self._opened()
-        if timeout is not None and timeout <= 0:
+        if busy or (timeout is not None and timeout <= 0):
             self._library.see_to_sockets()
         if self._later:
             rest = self._later[0][0] - time.monotonic()
