@@ -68,9 +68,11 @@ class Callback:
 
     __slots__ = ("_context", "_figures", "target")
 
-    def __init__(self, target: Any, figures: Figures) -> None:
+    def __init__(self, callback: Any, on_error: Any, figures: Figures) -> None:
+        if not isinstance(callback, Thenable):
+            callback = promise(callback, on_error=on_error)
         #: A vine promise, or another thenable of the user's.
-        self.target = target
+        self.target = callback
         self._context = contextvars.copy_context()
         #: Those of the process: a child has others.
         self._figures = figures
@@ -145,17 +147,16 @@ class Promise:
         :param on_error: called instead, with its exception, where the task has failed.
         :return: the callback as a promise, to chain further ones to.
         """
-        if not isinstance(callback, Thenable):
-            callback = promise(callback, on_error=on_error)
-        elif isinstance(callback, barrier):
+        if isinstance(callback, barrier):
             self._join(callback)
             return callback
-        self._chained.append(Callback(callback, self.loop.figures))
+        chained = Callback(callback, on_error, self.loop.figures)
+        self._chained.append(chained)
         if not self.ready:
             self.serve(keep=True)
         if self.ready:  # by now perhaps by another thread, which may have looked before the append
             self._call_all(self._ref())
-        return callback
+        return chained.target
 
     def throw(self, exc: Any = None, tb: Any = None, propagate: bool = True) -> None:
         """Raise the exception of a failed task; callbacks have been told by then."""
@@ -332,10 +333,8 @@ class Gate:
             result_set.on_ready = PendingSet(result_set, self)
         if result_set is None:
             forks.notice()
-            if not isinstance(callback, Thenable):
-                callback = promise(callback, on_error=on_error)
-            target = Callback(callback, self.loop.figures)
-            callback = partial(self.loop.call, target.run, self, None)
+            chained = Callback(callback, on_error, self.loop.figures)
+            callback = partial(self.loop.call, chained.run, self, None)
         self._listeners.append(callback)
         if self._early or self.ready:
             self.loop.in_loop(self._attend)
