@@ -1,7 +1,7 @@
-"""The reply queue over AMQP: py-amqp's protocol, read in large pieces and never blocking.
+"""The reply queue over AMQP: py-amqp's connection, read in large pieces and never blocking.
 
 py-amqp itself reads a message in nine calls, and spins where it has half a frame and the
-socket does not block. So its frames are cut here, and handed to it.
+socket does not block. So what comes is read here, see :mod:`~.deliveries`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import replace
-from struct import Struct
 from typing import Any
 
 import kombu
 from amqp import spec
-from amqp.exceptions import AMQPError, RecoverableConnectionError, UnexpectedFrame
+from amqp.exceptions import AMQPError, RecoverableConnectionError
 
 from .. import forks
 from ..drainers.base import TURN
+from .deliveries import Deliveries
 from .replies import Replies, RpcSession
 from .session import not_blocking, nothing_there
 
@@ -35,28 +33,20 @@ LONGEST = 128 * 1024 * 1024
 #: Seconds that the broker has to agree to the end of a connection.
 FAREWELL = 1.0
 
-#: Type, channel and size of a frame, and the octet that ends it.
-HEADER = Struct(">BHI")
-END = 0xCE
-
 
 class AmqpSession(RpcSession):
     """See the module."""
 
     def __init__(self, connection: kombu.Connection, replies: Replies) -> None:
         self._mailbox = replies.mailbox
-        self._receive = replies.receive
         self._connection = connection
         self._pid = os.getpid()
         self._socket: Any = None
         #: Whether more may be there: at first, as some may have come with the answer before, and
         #: after a whole chunk.
         self._more = True
-        #: The beginning of a frame, and how many bytes there must be before it is looked at.
-        self._rest = bytearray()
-        self._needed = 0
-        #: Delivery tags: of what was handed over, and of what the broker knows of.
-        self._handed_over = self._acknowledged = 0
+        #: The tag of the last delivery that the broker knows to be handed over.
+        self._acknowledged = 0
         with ExitStack() as opened:
             opened.callback(self._abort)
             # Each broker of a list in turn, without a pause: the drainer makes those.
@@ -64,19 +54,26 @@ class AmqpSession(RpcSession):
             self._amqp = connection.connection
             self._socket = self._amqp.sock
             self._pending = getattr(self._socket, "pending", None)
-            self._longest = self._amqp.frame_max or LONGEST
             patience = max(replies.heartbeat, connection.connect_timeout or 0)
             self._socket.settimeout(patience)
             self._channel = connection.channel()
-            replies = replace(replies, receive=self._on_message)
-            self._queue = replies.consume(self._channel)
+            self._queue = replies.declare(self._channel)
+            self._deliveries = Deliveries(
+                self._channel.channel_id,
+                self._queue.name,
+                self._amqp.frame_max or LONGEST,
+                replies.receive,
+                self._amqp.on_inbound_frame,
+            )
+            # Nothing is called back: what comes to this tag is cut out before.
+            self._queue.consume(self._queue.name, callback=None, no_ack=False)
             self._mailbox.register(self._socket)
             opened.callback(self._mailbox.unregister, self._socket)
             self._heard = self._said = time.monotonic()
             self._opened = opened.pop_all()
 
     def __repr__(self) -> str:
-        return f"<AmqpSession: {self._handed_over} messages>"
+        return f"<AmqpSession: {self._deliveries.last} messages>"
 
     def close(self) -> None:
         self._opened.close()
@@ -117,8 +114,7 @@ class AmqpSession(RpcSession):
         if data is None:
             return
         self._heard = time.monotonic()
-        for frame in self._frames(data):
-            self._amqp.on_inbound_frame(frame)
+        self._deliveries.feed(data)
         self._acknowledge()
 
     @property
@@ -138,39 +134,11 @@ class AmqpSession(RpcSession):
             raise RecoverableConnectionError("The broker closed the connection.")
         return data
 
-    def _frames(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
-        if self._rest:
-            self._rest += data
-            if len(self._rest) < self._needed:
-                return
-            data = bytes(self._rest)
-            self._rest.clear()
-        start, size, self._needed = 0, len(data), 0
-        while start + HEADER.size < size:
-            kind, channel, length = HEADER.unpack_from(data, start)
-            if length > self._longest:
-                raise UnexpectedFrame(
-                    f"A frame of {length} bytes, where {self._longest} were agreed on."
-                )
-            body = start + HEADER.size
-            end = body + length
-            if end >= size:
-                self._needed = end + 1 - start
-                break
-            if data[end] != END:
-                raise UnexpectedFrame(f"A frame ends with {data[end]:#x}, not with {END:#x}.")
-            yield kind, channel, data[body:end]
-            start = end + 1
-        self._rest += data[start:]
-
-    def _on_message(self, message: Any) -> None:
-        self._receive(message)
-        self._handed_over = message.delivery_tag
-
     def _acknowledge(self) -> None:
-        if self._acknowledged != self._handed_over:
-            self._acknowledged = self._handed_over
-            self._channel.basic_ack(self._handed_over, multiple=True)
+        last = self._deliveries.last
+        if self._acknowledged != last:
+            self._acknowledged = last
+            self._channel.basic_ack(last, multiple=True)
 
     # -- the health of the connection
 

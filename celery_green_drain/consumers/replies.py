@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import kombu
 
 from ..drainers.mailbox import Mailbox
 from .session import Session
 
-__all__ = ("Replies", "ReplyQueue", "RpcSession")
+__all__ = ("Replies", "Reply", "ReplyQueue", "RpcSession")
 
 
 class ReplyQueue(kombu.Queue):  # type: ignore[misc]
@@ -21,18 +21,29 @@ class ReplyQueue(kombu.Queue):  # type: ignore[misc]
     can_cache_declaration = False  # the consumer knows when it has to be declared
 
 
+class Reply(NamedTuple):
+    """A message of that queue."""
+
+    body: Any
+    content_type: str | None
+    content_encoding: str | None
+    #: How the body was made smaller; None: it is as it was sent.
+    compression: str | None
+    #: Whose state it is, as far as its sender has written that outside.
+    task_id: Any
+    #: Whether the broker has sent it before.
+    again: bool
+
+
 @dataclass(frozen=True)
 class Replies:
-    """What a session is to consume, how, and for whom."""
+    """What a session is to consume, and for whom."""
 
     #: Not bound to a channel.
     queue: ReplyQueue
 
-    #: Content types that are accepted.
-    accept: Any
-
     #: Called with each message. Raises nothing.
-    receive: Callable[[Any], None]
+    receive: Callable[[Reply], object]
 
     #: What the session sleeps on.
     mailbox: Mailbox
@@ -40,19 +51,10 @@ class Replies:
     #: Seconds of silence after which the broker is asked whether it still lives.
     heartbeat: float
 
-    def consume(self, channel: Any, no_ack: bool = False) -> kombu.Queue:
-        """Declare the queue, and have its messages received; return it, bound to *channel*."""
+    def declare(self, channel: Any) -> kombu.Queue:
+        """Make the queue, if it is not there; return it, bound to *channel*."""
         queue = self.queue(channel)
         queue.declare()
-        kombu.Consumer(
-            channel,
-            [queue],
-            no_ack=no_ack,
-            on_message=self.receive,
-            on_decode_error=lambda message, exc: self.receive(message),
-            accept=self.accept,
-            auto_declare=False,
-        ).consume()
         return queue
 
 

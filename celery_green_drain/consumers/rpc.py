@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
 from celery.signals import worker_process_shutdown
+from kombu.compression import decompress
 from kombu.exceptions import DecodeError, KombuError
 
 from .. import exits
@@ -23,10 +24,11 @@ from ..copies import Own
 from ..drainers.base import Drainer
 from ..internals import as_text
 from ..pending import Meta, PendingResult, Wait
+from ..quoting import quoted
 from .amqp import AmqpSession
 from .buffer import Buffer, Payload
 from .decoding import loads
-from .replies import Replies, ReplyQueue, RpcSession
+from .replies import Replies, Reply, ReplyQueue, RpcSession
 from .session import SessionConsumer
 from .virtual import VirtualSession
 
@@ -106,54 +108,53 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             connection,
             Replies(
                 self.queue(),
-                self.backend.accept,
                 self.receive,
                 self.mailbox,
                 self.settings.heartbeat,
             ),
         )
 
-    def receive(self, message: Any) -> None:
+    def receive(self, reply: Reply) -> None:
         """Take a message of the queue, whatever it is. Raises nothing: it would come again."""
         if self.backend is None:
             return  # the app has gone, and the queue goes next
         try:
-            self._receive(message)
+            self._receive(reply)
         except Exception:
             self.figures.unreadable += 1
-            logger.exception("A message of the reply queue could not be taken: %.200r", message)
+            logger.exception("A message of task %s could not be taken.", quoted(reply.task_id))
 
-    def _receive(self, message: Any) -> None:
+    def _receive(self, reply: Reply) -> None:
+        accept = self.backend.accept
         try:
-            meta = _checked(
-                loads(message.body, message.content_type, message.content_encoding, message.accept)
-            )
+            if reply.compression:
+                reply = reply._replace(body=decompress(reply.body, reply.compression))
+            meta = _checked(loads(reply.body, reply.content_type, reply.content_encoding, accept))
         except Exception as exc:
-            self._receive_unreadable(message, exc)
+            self._receive_unreadable(reply, exc)
             return
         task_id, last = meta["task_id"], meta["status"] in self.backend.READY_STATES
         waited_for = task_id in self.table
-        payload = self._payload(message, last)
+        payload = self._payload(reply, last)
         new = self.buffer.put(task_id, payload, read=waited_for)
         if waited_for and new:
-            first = Own(meta, lambda: _checked(payload.decode(self.backend.accept)))
+            first = Own(meta, lambda: _checked(payload.decode(accept)))
             self.deliver(task_id, lambda: self.backend.meta_from_decoded(first()))
 
-    def _receive_unreadable(self, message: Any, exc: Exception) -> None:
-        task_id = message.properties.get("correlation_id")
+    def _receive_unreadable(self, reply: Reply, exc: Exception) -> None:
+        task_id = reply.task_id
         self.cannot_read(task_id or "(unknown)", exc)
         if isinstance(task_id, str):
-            self.buffer.put(task_id, self._payload(message, True), read=task_id in self.table)
+            self.buffer.put(task_id, self._payload(reply, True), read=task_id in self.table)
             self.table.fail([task_id], exc)
 
-    def _payload(self, message: Any, last: bool) -> Payload:
-        again = (message.delivery_info or {}).get("redelivered")
+    def _payload(self, reply: Reply, last: bool) -> Payload:
         return Payload(
-            message.body,
-            message.content_type,
-            message.content_encoding,
+            reply.body,
+            reply.content_type,
+            reply.content_encoding,
             last,
-            0 if again else self.buffer.connection,
+            0 if reply.again else self.buffer.connection,
         )
 
     def decode(self, payload: Payload) -> Meta:

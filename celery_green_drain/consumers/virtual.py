@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -15,7 +16,7 @@ import kombu
 from kombu.utils.eventio import READ
 
 from ..drainers.mailbox import Mailbox
-from .replies import Replies, RpcSession
+from .replies import Replies, Reply, RpcSession
 
 __all__ = ("VirtualSession",)
 
@@ -46,7 +47,8 @@ class VirtualSession(RpcSession):
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
             self._pause = self._poll_with(self._poller)
             self._channel = connection.channel()
-            self._queue = replies.consume(self._channel, no_ack=True)
+            self._queue = replies.declare(self._channel)
+            self._consume(replies.receive)
             self._opened = opened.pop_all()
 
     def __repr__(self) -> str:
@@ -60,6 +62,19 @@ class VirtualSession(RpcSession):
             return min(PAUSE, transport.polling_interval or PAUSE)
         use(poller)
         return None
+
+    def _consume(self, receive: Callable[[Reply], object]) -> None:
+        def on_message(message: kombu.Message, *error: Exception) -> None:
+            receive(_reply(message))
+
+        kombu.Consumer(
+            self._channel,
+            [self._queue],
+            no_ack=True,
+            on_message=on_message,
+            on_decode_error=on_message,
+            auto_declare=False,
+        ).consume()
 
     def close(self) -> None:
         self._opened.close()
@@ -93,6 +108,18 @@ class VirtualSession(RpcSession):
                 return False
             self._mailbox.look()
         return True
+
+
+def _reply(message: kombu.Message) -> Reply:
+    return Reply(
+        message.body,
+        message.content_type,
+        message.content_encoding,
+        # kombu has taken it back, unless it could not.
+        message.headers.get("compression") if message.errors else None,
+        message.properties.get("correlation_id"),
+        bool((message.delivery_info or {}).get("redelivered")),
+    )
 
 
 class KombuPoller:
