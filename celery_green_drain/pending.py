@@ -108,8 +108,10 @@ class Wait:
 
     __slots__ = ("_began", "_consumer", "_error", "_signal")
 
-    #: Whether each state on the way is wanted, or the end only.
+    #: Whether states on the way are wanted, or the end only; and whether each of them, or of those
+    #: that come at once only the newest.
     messages: bool
+    each: bool
 
     def __init__(self, consumer: Consumer) -> None:
         self._began = time.monotonic()
@@ -196,7 +198,7 @@ class EndWait(Wait):
 
     __slots__ = ("_pending",)
 
-    messages = False
+    messages = each = False
 
     def __init__(self, consumer: Consumer, pending: PendingResult) -> None:
         super().__init__(consumer)
@@ -222,13 +224,14 @@ class InboxWait(Wait):
     :param inbox: for what arrives, in place of a deque, which keeps all of it.
     """
 
-    __slots__ = ("_inbox", "_pending", "_told", "messages")
+    __slots__ = ("_inbox", "_pending", "_told", "each", "messages")
 
     def __init__(
         self, consumer: Consumer, messages: bool = False, inbox: Inbox | None = None
     ) -> None:
         super().__init__(consumer)
         self.messages = messages
+        self.each = messages and inbox is None
         self._inbox: Inbox = deque() if inbox is None else inbox
         self._pending: list[PendingResult] = []
         #: What reads the state that was told last.
@@ -352,11 +355,11 @@ class PendingResult(Promise):
         result = self._ref()
         if result is None or self.ready:
             return
-        followers = [wait for wait in snapshot(self.waits) if wait.messages] if self.waits else []
+        followers = [wait for wait in snapshot(self.waits) if wait.messages] if self.waits else ()
         try:
             if meta is None:
                 meta = read()
-            others = [read() for _ in followers[1:]] if followers else []
+            others = [read() for _ in followers[1:]] if followers else ()
             # A copy, as reading a result rebuilds its children in place.
             learn(result, dict(meta) if followers else meta)
         except Exception as exc:
@@ -364,8 +367,9 @@ class PendingResult(Promise):
             self.loop.cannot_read(self.task_id, exc)
             self.fail(exc)
             return
-        for wait, state in zip(followers, (meta, *others)):
-            wait.put(self, state)
+        if followers:
+            for wait, state in zip(followers, (meta, *others)):
+                wait.put(self, state)
         self._finish(result)
         if result.on_ready is not self:  # somebody has put another promise in its place
             self.loop.call(result.on_ready, result)

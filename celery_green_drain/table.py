@@ -70,6 +70,11 @@ class Entry:
             self._others = None
         return self._first is None
 
+    @property
+    def wants_each(self) -> bool:
+        """Whether somebody wants each state, also where several come at once."""
+        return any(wait.each for pending in self.pending for wait in snapshot(pending.waits))
+
     def is_latest(self, meta: Meta) -> bool:
         """Whether *meta* says what the latest state says."""
         if self.latest is None:
@@ -120,9 +125,11 @@ class PendingTable:
         if entry.latest is not None and wait is not None and wait.messages:
             wait.tell(pending, entry.latest, entry.latest)
         entry.add(pending)
-        pending.listed = True
         if wait is None:
-            self._renew(pending, now)
+            self._since[pending] = now
+            if pending.listed:
+                self._since.move_to_end(pending)
+        pending.listed = True
         return new
 
     @property
@@ -144,9 +151,10 @@ class PendingTable:
         entry = self._entries.get(task_id)
         return None if entry is None else entry.status
 
-    def _renew(self, pending: PendingResult, now: float) -> None:
-        self._since[pending] = now
-        self._since.move_to_end(pending)
+    def wants_each(self, task_id: str) -> bool:
+        """Whether each state of a task is to be told, also where several come at once."""
+        entry = self._entries.get(task_id)
+        return entry is not None and entry.wants_each
 
     def _unlist(self, pending: PendingResult) -> None:
         pending.listed = False
@@ -165,8 +173,9 @@ class PendingTable:
             pending, since = next(iter(self._since.items()))
             if since > now - age:
                 return
-            if pending.waits:
-                self._renew(pending, now)  # it is still expected
+            if pending.waits:  # it is still expected
+                self._since[pending] = now
+                self._since.move_to_end(pending)
             else:
                 del self._since[pending]
                 yield pending

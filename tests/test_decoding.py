@@ -6,11 +6,14 @@ import json
 from typing import Any
 
 import pytest
+from celery import states
 from kombu import serialization
+from kombu.compression import compress
 from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.utils import json as kombu_json
 
 from celery_green_drain.consumers import decoding
-from celery_green_drain.consumers.decoding import JSON, loads
+from celery_green_drain.consumers.decoding import JSON, is_on_the_way, loads
 
 
 @pytest.fixture
@@ -84,3 +87,25 @@ def test_without_the_private_name_kombu_decodes(
         monkeypatch.setattr(decoding, "_decoders", {})
     assert loads(b"[1]", JSON, "utf-8", accept) == [1]
     assert slow == [b"[1]"]
+
+
+@pytest.mark.parametrize("status", ["PENDING", "STARTED", "PROGRESS", "RETRY", "ALL BUT SUCCESS"])
+def test_states_on_the_way_are_known_unread(status: str) -> None:
+    assert is_on_the_way(kombu_json.dumps({"status": status, "task_id": "x"}).encode())
+
+
+@pytest.mark.parametrize("status", states.READY_STATES)
+def test_no_last_state_is_taken_for_one(status: str) -> None:
+    text = kombu_json.dumps({"status": status, "task_id": "x"})
+    escaped = text.replace(status, "".join(f"\\u{ord(letter):04x}" for letter in status))
+    assert json.loads(escaped) == json.loads(text)
+    for way in (text, text.replace(" ", ""), json.dumps(json.loads(text), indent=1), escaped):
+        assert not is_on_the_way(way.encode())
+
+
+@pytest.mark.parametrize("method", ["gzip", "bzip2"])
+def test_nor_is_what_may_be_no_json(method: str) -> None:
+    text = json.dumps({"status": "PROGRESS", "result": "é"}, ensure_ascii=False).encode()
+    compressed, _ = compress(text, method)
+    for data in (text, compressed, b"{", b"{}", b"[1]", b'{"status": "SUC', b""):
+        assert not is_on_the_way(data)

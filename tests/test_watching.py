@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -17,7 +18,7 @@ import celery_green_drain
 from celery_green_drain import DrainerStopped, State, watch
 
 from .conftest import KINDS
-from .green import GREEN, crowd, in_native_thread, kill, size, wait_until
+from .green import GREEN, crowd, in_native_thread, kill, size, spawn_get, wait_until
 from .servers import RedisServer
 from .watcher import Watcher
 
@@ -203,6 +204,55 @@ def test_a_slow_reader_gets_the_newest_and_the_last(app: Celery, store: Store) -
     store("done", task_id=task_id)
     quick.wait()
     assert pairs(list(slow)) == [("PROGRESS", {"step": steps - 1}), ("SUCCESS", "done")]
+
+
+def flood(app: Celery, task_id: str, states: list[tuple[str, Any]]) -> None:
+    """Publish *states* of one task at once, more of them than a socket gives at a time."""
+    key = app.backend.get_key_for_task(task_id)
+    pipe = app.backend.client.pipeline(transaction=False)
+    for status, value in states:
+        meta = {"task_id": task_id, "status": status, "result": value, "traceback": None}
+        pipe.set(key, json.dumps(meta)).publish(key, json.dumps(meta))
+    pipe.execute()
+
+
+STEPS = [("PROGRESS", {"step": number}) for number in range(5000)]
+
+
+def test_of_states_that_come_at_once_few_are_read(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes] = []
+    decode = app.backend.decode
+    task_id = uuid()
+    watcher = Watcher(app.AsyncResult(task_id))
+    wait_until(lambda: app.backend.result_consumer.statistics().subscriptions == 1, "the watcher")
+    monkeypatch.setattr(app.backend, "decode", lambda data: (read.append(data), decode(data))[1])
+    flood(app, task_id, STEPS)
+    wait_until(lambda: watcher.seen and pairs(watcher.seen)[-1] == STEPS[-1], "the newest")
+    assert len(read) < len(STEPS) / 10
+    steps = [state.result["step"] for state in watcher.seen]
+    assert steps == sorted(set(steps))
+    flood(app, task_id, [*STEPS, ("SUCCESS", "done"), *STEPS])
+    assert pairs(watcher.wait())[-1] == ("SUCCESS", "done")
+    assert len(read) < len(STEPS) / 5
+
+
+def test_who_asks_for_each_gets_each(app: Celery, store: Store) -> None:
+    """Beside one who watches the same task."""
+    task_id = uuid()
+    step(store, task_id, -1)
+    seen: list[tuple[str, Any]] = []
+    watcher = Watcher(app.AsyncResult(task_id))
+    value = spawn_get(
+        app.AsyncResult(task_id),
+        on_message=lambda meta: seen.append((meta["status"], meta["result"])),
+    )
+    wait_until(lambda: seen and watcher.seen, "both")
+    flood(app, task_id, [*STEPS, ("SUCCESS", "done")])
+    wait_until(lambda: value == ["done"], "the result")
+    assert seen == [("PROGRESS", {"step": -1}), *STEPS, ("SUCCESS", "done")]
+    assert pairs(watcher.wait())[-1] == ("SUCCESS", "done")
 
 
 @every_kind

@@ -258,7 +258,7 @@ class ResultConsumer(Drained):
         return "" if backend is None else result_address(backend.app)
 
     def _want(self, pending: PendingResult, wait: Wait | None) -> None:
-        backend = self.backend  # held, or it might go in the middle
+        backend = self._backend()  # held, or it might go in the middle
         if backend is not None and self.table.add(pending, wait):
             self.on_wanted(pending.task_id)
 

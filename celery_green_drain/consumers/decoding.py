@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
+from celery import states
 from kombu import serialization
 from kombu.utils import json as kombu_json
 
-__all__ = ("decode", "loads")
+__all__ = ("JSON", "NOT_PLAIN", "is_on_the_way", "loads", "plain")
 
 JSON = "application/json"
+
+#: What there is in the JSON of each state, and of the last ones, the most common first.
+STATUS = b'"status"'
+LAST = [b'"%s"' % state.encode() for state in sorted(states.READY_STATES, reverse=True)]
+
+#: In place of a value.
+NOT_PLAIN = object()
 
 #: Content type → decoder. A private name of kombu, which has no other way to tell whether its own
 #: decoder was replaced by a user's. Without it kombu decodes all, which takes longer.
@@ -28,18 +35,21 @@ _decode_plain = json.JSONDecoder().raw_decode
 
 def loads(data: Any, content_type: str | None, content_encoding: str | None, accept: Any) -> Any:
     """What ``kombu.serialization.loads()`` returns, and raises."""
-
-    def kombus(data: Any) -> Any:
+    value = plain(data, content_type, accept)
+    if value is NOT_PLAIN:
         return serialization.loads(data, content_type, content_encoding, accept=accept)
+    return value
 
-    return decode(data, content_type, accept, kombus)
 
-
-def decode(
-    data: Any, content_type: str | None, accept: Any, otherwise: Callable[[Any], Any]
-) -> Any:
-    """The value of *data*; what is not plain JSON, or is wrong, is left to *otherwise*."""
-    if data and _is_json(content_type, accept):
+def plain(data: Any, content_type: str | None, accept: Any) -> Any:
+    """The value of *data*; :data:`NOT_PLAIN` where it is no JSON, or wrong, as others may say."""
+    if (
+        content_type == JSON
+        and data
+        and accept is not None
+        and JSON in accept
+        and _decoders.get(JSON) is kombu_json.loads
+    ):
         try:
             text = data if isinstance(data, str) else str(data, "utf-8")
             typed = TYPED in text or ESCAPED in text
@@ -48,13 +58,18 @@ def decode(
                 return value
         except Exception:
             pass  # an error raised in here would name this one as its context
-    return otherwise(data)
+    return NOT_PLAIN
 
 
-def _is_json(content_type: str | None, accept: Any) -> bool:
-    return (
-        content_type == JSON
-        and accept is not None
-        and JSON in accept
-        and _decoders.get(JSON) is kombu_json.loads
+def is_on_the_way(data: bytes) -> bool:
+    """Whether *data*, which is JSON unless it is compressed, tells a state that is not the last.
+
+    Found out without reading it, so where in doubt it does not.
+    """
+    return not (
+        any(map(data.__contains__, LAST))
+        or b"\\u" in data
+        or STATUS not in data
+        or not data.endswith(b"}")
+        or not data.isascii()
     )

@@ -35,6 +35,7 @@ from ..pending import Meta
 from ..settings import Settings
 from ..table import PendingTable
 from .base import OutOfStep
+from .decoding import JSON, is_on_the_way
 from .elsewhere import StoreCheck
 from .reading import Reading
 from .resp import Command, Link, Readings, drainer_params
@@ -141,6 +142,9 @@ class RedisSession(Session):
         self._backlog = deque(self._table)
         self._reconciling: deque[str] = deque()
         self._reconciled = time.monotonic()
+        #: The newest states on the way that have come in this turn: task id → what tells it.
+        self._newest: dict[str, bytes] = {}
+        self._is_json = consumer.backend.content_type == JSON
         #: Stored states that came, to be handed over.
         self._found: deque[tuple[bytes, str, Any]] = deque()
         self._subscribed_at = 0.0
@@ -211,6 +215,8 @@ class RedisSession(Session):
         for link in self.links:
             if link in ready or link.more:
                 link.receive(limit, until)
+        if self._newest:
+            self._tell_newest()
         self._hand_over(limit, until)
         self._look_after(time.monotonic())
 
@@ -371,7 +377,9 @@ class RedisSession(Session):
 
     def _on_message(self, channel: bytes, payload: bytes) -> bool:
         task_id = self._subscribed.get(channel)
-        if task_id is None or not self._deliver(task_id, partial(self._decode, task_id, payload)):
+        if task_id is None or self._is_passing(task_id, payload):
+            return False
+        if not self._deliver(task_id, partial(self._decode, task_id, payload)):
             return False
         if not self._check.begun:
             self._check.begin(task_id)
@@ -379,6 +387,25 @@ class RedisSession(Session):
             self._left_at = time.monotonic()
         self._unwanted[channel] = None
         return True
+
+    def _is_passing(self, task_id: str, payload: bytes) -> bool:
+        """Whether *payload* is kept for the end of the turn, unless something newer comes by then.
+
+        One task may report thousands of states a second, of which those who follow see few.
+        """
+        newest = self._newest
+        if not (self._is_json and is_on_the_way(payload)):
+            newest.pop(task_id, None)
+            return False
+        if task_id not in newest and self._table.wants_each(task_id):
+            return False
+        newest[task_id] = payload
+        return True
+
+    def _tell_newest(self) -> None:
+        newest, self._newest = self._newest, {}
+        for task_id, payload in newest.items():
+            self._deliver(task_id, partial(self._decode, task_id, payload))
 
     def _decode(self, task_id: str, payload: bytes) -> Meta:
         """The state that *payload* tells.

@@ -45,8 +45,9 @@ PushNotification: Any = getattr(hiredis, "PushNotification", None)
 #: Whether RESP3 can be spoken, and pushes be told from replies.
 RESP3 = PushNotification is not None and redis.VERSION >= (5,)
 
-#: Bytes read from the socket at once.
-READ_SIZE = 65536
+#: Bytes read from the socket at once: at first, and as long as each read is full. For a native
+#: thread each is a chance to lose the interpreter to another one, for as long as that likes.
+READ_SIZE, FULL_READ_SIZE = 64 * 1024, 1024 * 1024
 
 #: How much of a result anything else counts, as it wakes few: confirmations, states on the way.
 LIGHT = 0.1
@@ -152,6 +153,7 @@ class Link:
             self._connection.disconnect()
             raise
         self._reader: Any = _hiredis_reader() if hiredis else None
+        self._read_size = READ_SIZE
         #: When bytes arrived last, a whole response, and an answer to a command.
         self._heard = self._parsed = self._answered = time.monotonic()
 
@@ -228,9 +230,11 @@ class Link:
         while True:
             response = reader.gets()
             if response is INCOMPLETE:
-                data = sock.recv(READ_SIZE)
+                data = sock.recv(self._read_size)
                 if not data:
                     raise ConnectionError("Connection closed by server.")
+                full = len(data) == self._read_size
+                self._read_size = FULL_READ_SIZE if full else READ_SIZE
                 reader.feed(data)
             else:
                 yield response

@@ -97,9 +97,9 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
 
     def ask(self, function: Callable[..., object], *args: Any) -> None:
         """Have the loop call ``function(*args)`` at its next turn, and start it where none runs."""
-        self.mailbox.note(function, args, asks=True)
+        self.mailbox.note(function, args, True)
         # Not after the loop is woken: it might have done this by then, and been stopped since.
-        if not self.running:
+        if not (self._looping or self.running):
             self.start()
         self.mailbox.wake()
 

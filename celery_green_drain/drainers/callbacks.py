@@ -61,7 +61,8 @@ class CallbackRunner:
             function, args = self._calls.popleft()
             self._under_way += 1  # in one thread all of them
             try:
-                self._relieve()
+                if self._next is None:
+                    self._relieve()
                 function(*args)
             except Exception:
                 # Whatever has resumed this greenlet would get it: in eventlet perhaps its hub.

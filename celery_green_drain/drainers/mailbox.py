@@ -135,16 +135,16 @@ class Mailbox:
         notes = self._notes
         for _ in range(min(len(notes), BATCH)):
             function, args, _asks = notes.popleft()
-            self._call(function, args)
+            try:
+                function(*args)
+            except Exception:
+                _log_failure(function, args)
         while self._later and self._later[0][0] <= time.monotonic():
             _, _, function, args = heapq.heappop(self._later)
-            self._call(function, args)
-
-    def _call(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
-        try:
-            function(*args)
-        except Exception:
-            logger.exception("A note to the drain loop failed: %r%r", function, args)
+            try:
+                function(*args)
+            except Exception:
+                _log_failure(function, args)
 
     def later(self, seconds: float, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args)`` called in the turn that is due in *seconds*."""
@@ -228,3 +228,7 @@ class Mailbox:
     def abandon(self) -> None:
         """This is a child, and the mailbox is its parent's: nobody touches it any more."""
         self._abandoned = True
+
+
+def _log_failure(function: Callable[..., object], args: tuple[Any, ...]) -> None:
+    logger.exception("A note to the drain loop failed: %r%r", function, args)
