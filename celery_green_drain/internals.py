@@ -51,11 +51,11 @@ def known(result: Any) -> Any:
 
 
 def learn(result: Any, meta: dict[str, Any]) -> None:
-    """Have an ``AsyncResult`` keep its last state, and tell nobody.
+    """Have an ``AsyncResult`` keep its last state, as its backend has decoded it, and tell nobody.
 
     :raises Exception: where it cannot be read, as one with children that are none.
     """
-    result._set_cache(result.backend.meta_from_decoded(meta))
+    result._set_cache(meta)
 
 
 def make_known(result: Any, meta: dict[str, Any]) -> None:

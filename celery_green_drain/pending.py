@@ -355,7 +355,8 @@ class PendingResult(Promise):
         result = self._ref()
         if result is None or self.ready:
             return
-        followers = [wait for wait in snapshot(self.waits) if wait.messages] if self.waits else ()
+        waits = snapshot(self.waits) if self.waits else ()
+        followers = [wait for wait in waits if wait.messages]
         try:
             if meta is None:
                 meta = read()

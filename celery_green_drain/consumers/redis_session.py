@@ -395,7 +395,8 @@ class RedisSession(Session):
         """
         newest = self._newest
         if not (self._is_json and is_on_the_way(payload)):
-            newest.pop(task_id, None)
+            if newest:
+                newest.pop(task_id, None)
             return False
         if task_id not in newest and self._table.wants_each(task_id):
             return False
