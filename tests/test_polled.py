@@ -25,7 +25,18 @@ from celery.result import GroupResult, ResultSet
 from celery_green_drain import DrainerStopped, sse, watch
 from celery_green_drain.consumers import polled
 
-from .green import DRAINER, GREEN, MODE, crowd, kill, size, spawn, spawn_get, wait_until
+from .green import (
+    DRAINER,
+    GREEN,
+    MODE,
+    crowd,
+    in_native_thread,
+    kill,
+    size,
+    spawn,
+    spawn_get,
+    wait_until,
+)
 from .program import command, run, run_fine
 from .servers import RedisServer, Worker
 from .sse_client import parse
@@ -420,6 +431,20 @@ def test_memcached_reads_many_keys_at_once(
     assert int(memcached.statistics()["cmd_get"]) - looks <= 2 * 950
     # One for the poller, one for each look at the statistics.
     assert int(memcached.statistics()["total_connections"]) - connections <= 4
+
+
+@pytest.mark.skipif(not GREEN, reason="there are greenlets beside native threads only then")
+def test_memcached_for_greenlets_and_native_threads(make: Callable[..., Celery]) -> None:
+    """No connection goes from one to the other: its socket belongs to where it was made."""
+    app = make("memcached")
+    ids = [store(app, i) for i in range(100)]
+
+    def read() -> list[Any]:
+        return [app.AsyncResult(task_id).result for task_id in ids]
+
+    native = [in_native_thread(read) for _ in range(4)]
+    green = crowd(20, lambda _: read())
+    assert [*green, *(wait() for wait in native)] == [list(range(100))] * 24
 
 
 def test_looks_are_rarer_while_nothing_moves(make: Callable[..., Celery]) -> None:

@@ -85,6 +85,11 @@ class GeventDrainer(Drainer):
             run_callback(_nothing)
 
     @classmethod
+    def shares_sockets(cls) -> bool:
+        # A socket belongs to the hub of the native thread that has made it.
+        return bool(get_hub().main_hub)
+
+    @classmethod
     def lanes(cls, limit: int, native: bool = False) -> Lanes:
         lanes = super().lanes(limit)
         if not native:

@@ -121,6 +121,11 @@ class Library:
         """
 
     @classmethod
+    def shares_sockets(cls) -> bool:
+        """Whether the caller may use sockets that others have opened who may, and they its own."""
+        return True
+
+    @classmethod
     def own_signal(cls) -> Signal:
         """The same, where there is no drainer: to be set by callers of the same library."""
         raise NotImplementedError("subclass responsibility")
