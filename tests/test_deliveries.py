@@ -58,7 +58,7 @@ def message(body: bytes, number: int = 1, **given: Any) -> tuple[Frame, Frame, F
 
 
 def reply(body: bytes, **given: Any) -> Reply:
-    return Reply(body, "application/json", "utf-8", None, "abc", False)._replace(**given)
+    return Reply(body.decode(), "application/json", "utf-8", None, "abc", False)._replace(**given)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 50, 1000])
@@ -115,9 +115,12 @@ def test_no_body(read: Read) -> None:
         ),
         (0x2400, dumps("Fs", ({"compression": "gzip", "a": 1}, "b")), {"compression": "gzip"}),
         (0x2400, dumps("Fs", ({"trace": "compression"}, "b")), {"compression": None}),
-        # Nothing of what cannot be read.
+        # Any text of Python may be an id.
+        (0x0400, dumps("s", ("a\ud800",)), {"task_id": "a\ud800"}),
+        # As far as it can be read.
         (0x8000, b"\x05ab", {"content_type": "ab"}),
         (0x8400, b"\x02\xff\xfe\x01a", {"content_type": None, "task_id": None}),
+        (0x8400, b"\x02ab\x01\xff", {"content_type": "ab", "task_id": None}),
         (0x2400, b"\0\0\0\x0c\x0bcompression\x01b", {"compression": None, "task_id": None}),
         (0x2400, b"\xff\xff\xff\xff", {"compression": None, "task_id": None}),
     ],
@@ -125,8 +128,26 @@ def test_no_body(read: Read) -> None:
 def test_properties(read: Read, flags: int, properties: bytes, expected: dict[str, object]) -> None:
     read.deliveries.feed(stream(*message(b"x", flags=flags, properties=properties)))
     (came,) = read.replies
-    assert came.body == b"x"
+    assert came.body in ("x", b"x")
     assert {name: getattr(came, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [("utf-8", "é"), ("latin-1", "é"), ("utf-16", "é"), ("", None), ("binary", None), ("no", None)],
+)
+def test_decoders_get_text_where_its_encoding_is_named(
+    read: Read, encoding: str, body: str | None
+) -> None:
+    data = b"\xff" if body is None else body.encode(encoding)
+    read.deliveries.feed(stream(*message(data, flags=0x4000, properties=dumps("s", (encoding,)))))
+    assert read.replies[0].body == (data if body is None else body)
+
+
+def test_what_is_compressed_is_no_text(read: Read) -> None:
+    properties = dumps("sF", ("latin-1", {"compression": "gzip"}))
+    read.deliveries.feed(stream(*message(b"x", flags=0x6000, properties=properties)))
+    assert read.replies[0].body == b"x"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import GroupResult
 from celery.signals import before_task_publish
 from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.serialization import register, unregister
 
 from celery_green_drain import DrainerStopped, ResultEvicted
 from celery_green_drain.consumers.amqp import AmqpSession
@@ -429,6 +430,29 @@ def test_a_state_for_another_task_than_the_sender(app: Celery, store: Callable[.
     )
     app.backend.store_result(other, 7, "SUCCESS", request=request)
     assert result.get(timeout=20) == 7
+
+
+def test_a_serializer_of_the_users_own_gets_text(
+    make: Callable[..., Celery], rabbit: RabbitServer, request: pytest.FixtureRequest
+) -> None:
+    """As py-amqp gives it, where the message names its charset."""
+    kind = "application/x-tagged"
+    register("tagged", json.dumps, lambda text: json.loads(text.removeprefix("v1:")), kind)
+    request.addfinalizer(lambda: unregister("tagged"))
+    app = make(broker=rabbit.url(), results="rpc://", result_accept_content=["tagged"])
+    first, late = app.AsyncResult(uuid()), app.AsyncResult(uuid())
+    outcome = spawn_get(first)
+    wait_until(lambda: consumer(app).statistics().connections == 1, "the queue")
+    for result in (first, late):
+        text = "v1:" + json.dumps({"task_id": result.id, "status": "SUCCESS", "result": "é"})
+        rabbit.publish(
+            app.backend.oid,
+            [(text.encode("utf-16"), result.id)],
+            content_type=kind,
+            content_encoding="utf-16",
+        )
+    wait_until(lambda: outcome == ["é"], "the result that is waited for")
+    assert late.get(timeout=20) == "é"
 
 
 GARBAGE = {

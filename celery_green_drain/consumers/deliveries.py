@@ -147,40 +147,49 @@ class Deliveries:
     def _hand_over(self) -> None:
         parts, self._parts = self._parts, []
         self._expected = METHOD
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        body: str | bytes = data
+        _, encoding, compression, _ = self._properties
+        if encoding and not compression:
+            with suppress(LookupError, ValueError):  # such as "binary"
+                body = data.decode(encoding)  # as decoders get it from py-amqp
         self._receive(Reply(body, *self._properties, self._again))
         self.last = self._tag
 
 
 def _properties(header: bytes) -> Properties:
-    """What is needed of a header. What cannot be read is not there: who sends may be anyone."""
+    """What is needed of a header, as far as it can be read: who sends may be anyone."""
+    found: dict[int, str | None] = {}
     with suppress(Exception):
-        return _read(header)
-    return None, None, None, None
+        _read(header, found)
+    return (
+        found.get(CONTENT_TYPE),
+        found.get(CONTENT_ENCODING),
+        found.get(HEADERS),
+        found.get(CORRELATION_ID),
+    )
 
 
-def _read(header: bytes) -> Properties:
-    content_type = content_encoding = compression = task_id = None
+def _read(header: bytes, found: dict[int, str | None]) -> None:
     flags = PROPERTIES.unpack_from(header)[3]
     position = PROPERTIES.size
-    if flags & CONTENT_TYPE:
-        content_type, position = _text(header, position)
-    if flags & CONTENT_ENCODING:
-        content_encoding, position = _text(header, position)
+    for text in (CONTENT_TYPE, CONTENT_ENCODING):
+        if flags & text:
+            found[text], position = _text(header, position)
     if flags & HEADERS:
         end = position + 4 + int.from_bytes(header[position : position + 4], "big")
         if header.find(COMPRESSION.encode(), position, end) >= 0:
             (headers,), _ = loads("F", header, position)
-            compression = headers.get(COMPRESSION)
+            found[HEADERS] = headers.get(COMPRESSION)
         position = end
     position += bool(flags & DELIVERY_MODE) + bool(flags & PRIORITY)
     if flags & CORRELATION_ID:
-        task_id, _ = _text(header, position)
-    return content_type, content_encoding, compression, task_id
+        found[CORRELATION_ID], _ = _text(header, position)
 
 
 def _text(data: bytes, position: int) -> tuple[str, int]:
     """A text whose length comes first, and where it ends."""
     start = position + 1
     end = start + data[position]
-    return str(data[start:end], "utf-8"), end
+    # An id may be any text of Python, and py-amqp sends all of it.
+    return str(data[start:end], "utf-8", "surrogatepass"), end

@@ -24,6 +24,7 @@ class ReplyQueue(kombu.Queue):  # type: ignore[misc]
 class Reply(NamedTuple):
     """A message of that queue."""
 
+    #: Text, where its sender has named the charset.
     body: Any
     content_type: str | None
     content_encoding: str | None
