@@ -71,9 +71,11 @@ class Entry:
         return self._first is None
 
     @property
-    def wants_each(self) -> bool:
-        """Whether somebody wants each state, also where several come at once."""
-        return any(wait.each for pending in self.pending for wait in snapshot(pending.waits))
+    def waits(self) -> Iterator[tuple[PendingResult, Wait]]:
+        """Who is in ``get()`` or the like, and for what."""
+        for pending in self.pending:
+            for wait in snapshot(pending.waits):
+                yield pending, wait
 
     def is_latest(self, meta: Meta) -> bool:
         """Whether *meta* says what the latest state says."""
@@ -87,10 +89,9 @@ class Entry:
     def notify(self, meta: Meta, read: Read) -> None:
         """Tell a new state to those who want each."""
         self.latest, own = read, Own(meta, read)
-        for pending in self.pending:
-            for wait in snapshot(pending.waits):
-                if wait.messages:
-                    wait.tell(pending, read, own)
+        for pending, wait in self.waits:
+            if wait.messages:
+                wait.tell(pending, read, own)
         self.pristine = own.unused
 
 
@@ -126,9 +127,7 @@ class PendingTable:
             wait.tell(pending, entry.latest, entry.latest)
         entry.add(pending)
         if wait is None:
-            self._since[pending] = now
-            if pending.listed:
-                self._since.move_to_end(pending)
+            self._renew(pending, now)
         pending.listed = True
         return new
 
@@ -154,7 +153,12 @@ class PendingTable:
     def wants_each(self, task_id: str) -> bool:
         """Whether each state of a task is to be told, also where several come at once."""
         entry = self._entries.get(task_id)
-        return entry is not None and entry.wants_each
+        return entry is not None and any(wait.each for _, wait in entry.waits)
+
+    def _renew(self, pending: PendingResult, now: float) -> None:
+        self._since[pending] = now
+        if pending.listed:  # else it is new, and at the end by that
+            self._since.move_to_end(pending)
 
     def _unlist(self, pending: PendingResult) -> None:
         pending.listed = False
@@ -173,9 +177,8 @@ class PendingTable:
             pending, since = next(iter(self._since.items()))
             if since > now - age:
                 return
-            if pending.waits:  # it is still expected
-                self._since[pending] = now
-                self._since.move_to_end(pending)
+            if pending.waits:
+                self._renew(pending, now)  # it is still expected
             else:
                 del self._since[pending]
                 yield pending
@@ -237,8 +240,7 @@ class PendingTable:
         """End all waits with what *error* makes of a task id; return how many. Callbacks stay."""
         count = 0
         for entry in self._entries.values():
-            for pending in entry.pending:
-                for wait in snapshot(pending.waits):
-                    wait.interrupt(error(pending.task_id))
-                    count += 1
+            for pending, wait in entry.waits:
+                wait.interrupt(error(pending.task_id))
+                count += 1
         return count

@@ -169,7 +169,7 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         try:
             payload = self.buffer.get(pending.task_id)
             if payload is None or not payload.last:
-                self.drainer.ask(self._want, pending, wait)
+                super().want(pending, wait)
                 return
             meta = self.decode(payload)
         except Exception as exc:
