@@ -277,7 +277,7 @@ class PendingResult(Promise):
         Nobody asks for it: not ready, no waits, not served.
     *wanted*
         Somebody is in ``get()`` for it (``waits``), or it is to call back and its result lives. The
-        loop has it in its table as soon as it has read the note (``listed``).
+        loop has it in its table as soon as it has read the note (``since``).
     *ready*
         For good: its result knows its last state, or ``error`` says why it cannot be read. The loop
         unlists it with its next note.
@@ -285,7 +285,7 @@ class PendingResult(Promise):
         Like idle, and its callbacks are gone.
     """
 
-    __slots__ = ("_served", "listed", "table", "task_id", "waits", "weak")
+    __slots__ = ("_served", "since", "table", "task_id", "waits", "weak")
 
     loop: Consumer
 
@@ -294,8 +294,9 @@ class PendingResult(Promise):
         self.task_id = as_text(result.id)
         #: Where it belongs. After a fork the child has a table of its own.
         self.table: Table = consumer.table
-        #: Whether it stands in that table. Set by the drain loop alone.
-        self.listed = False
+        #: Since when it stands in that table, by the monotonic clock; 0: it does not. Set by the
+        #: drain loop alone.
+        self.since = 0.0
         #: Who is in ``get()`` for it: an ordered set.
         self.waits: dict[Wait, None] = {}
         #: Whether callbacks are not to keep the result alive.
@@ -338,7 +339,7 @@ class PendingResult(Promise):
             if isinstance(chained, Callback):
                 with suppress(ValueError):  # called just now
                     self._chained.remove(chained)
-        if self._served or self.listed:
+        if self._served or self.since:
             self._served = False
             self.loop.drop(self)
 
@@ -416,7 +417,7 @@ class PendingResult(Promise):
                 wait.put(self, None)
         if self._chained:
             self._call_all(result)
-        if self.listed:
+        if self.since:
             self.loop.drop(self)
 
     def _error(self, result: Any) -> BaseException | None:

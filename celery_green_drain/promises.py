@@ -63,19 +63,26 @@ class Chained(Protocol):
         """What the log calls it, with its *result*."""
 
 
-class Callback:
-    """A user's callback, with the context that it was given in, for the process that gave it."""
+class Callback(promise):  # type: ignore[misc]
+    """A user's callback as the promise that ``then()`` returns, or a thenable of the user's own.
 
-    __slots__ = ("_context", "_figures", "target")
+    It has the context that it was given in, and is for the process that gave it.
+    """
+
+    __slots__ = ("_context", "_figures", "_thenable")
 
     def __init__(self, callback: Any, on_error: Any, figures: Figures) -> None:
-        if not isinstance(callback, Thenable):
-            callback = promise(callback, on_error=on_error)
-        #: A vine promise, or another thenable of the user's.
-        self.target = callback
+        is_thenable = isinstance(callback, Thenable)
+        super().__init__(None if is_thenable else callback, on_error=on_error)
+        self._thenable = callback if is_thenable else None
         self._context = contextvars.copy_context()
         #: Those of the process: a child has others.
         self._figures = figures
+
+    @property
+    def target(self) -> Any:
+        """What is called, and what further callbacks are chained to."""
+        return self if self._thenable is None else self._thenable
 
     def run(self, of: Chained, error: BaseException | None, *args: Any) -> None:
         """Call it with *args*, in this greenlet. What it raises is logged, and reaches nobody else.
@@ -100,15 +107,16 @@ class Callback:
     def _run(
         self, of: Chained, error: BaseException | None, args: tuple[Any, ...]
     ) -> BaseException | None:
+        target = self.target
         try:
             try:
                 if error is None:
-                    self.target(*args)
-                elif getattr(self.target, "on_error", None):
+                    target(*args)
+                elif getattr(target, "on_error", None):
                     # Those that are chained to it are told as well.
-                    self.target.throw(error, propagate=False)
+                    target.throw(error, propagate=False)
                 elif not isinstance(error, ResultNeverCame):
-                    self.target(*args)
+                    target(*args)
             finally:
                 # As Celery does after a task: a callback is no request, so Django does not do it.
                 close_old_connections()

@@ -273,7 +273,7 @@ def test_each_who_waits_gets_a_value_of_its_own(app: Celery) -> None:
     task_id = uuid()
     waits = [spawn_get(app.AsyncResult(task_id)) for _ in range(3)]
     table = app.backend.result_consumer.table
-    wait_until(lambda: [len(entry.pending) for entry in table.entries.values()] == [3], "all waits")
+    wait_until(lambda: len(table.of(task_id)) == 3, "all waits")
     store(app, [1, 2], task_id=task_id)
     wait_until(lambda: all(waits), "all results")
     assert [got[0] for got in waits] == [[1, 2]] * 3

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 #: Seconds between two looks whether the end of the process has to wait any longer.
 LOOK = 0.01
 
+#: Seconds between two looks for callbacks that are overdue.
+OVERDUE = 0.5
+
 #: Seconds until the next attempt where no thread could be started for a callback.
 LACK = 0.05
 
@@ -77,6 +80,8 @@ class ResultConsumer(Drained):
         #: What the log was told of last: what is drained.
         self._drained = ""
         self._lacking = False
+        #: When it was looked last for callbacks that are overdue.
+        self._expired = 0.0
         #: Results that callbacks wait for, as the process ends.
         self.given_up = 0
         self._told = False
@@ -272,12 +277,16 @@ class ResultConsumer(Drained):
 
         For a loop that is connected: what has come during an outage is to be seen first.
         """
+        now = time.monotonic()
+        if now - self._expired < OVERDUE:
+            return
+        self._expired = now
         expires = getattr(self.backend, "expires", None)
         if isinstance(expires, timedelta):  # as databases have it
             expires = expires.total_seconds()
         if not expires:
             return
-        overdue = list(self.table.overdue(expires))
+        overdue = self.table.overdue(expires)
         for pending in overdue:
             self._give_up_on(
                 pending,
@@ -395,7 +404,7 @@ class ResultConsumer(Drained):
             return
         self._told = True
         self.given_up = self.table.calls
-        for pending in list(self.table.overdue(0)):
+        for pending in self.table.overdue(0):
             self._give_up_on(
                 pending,
                 f"The process ends, and no result of task {quoted(pending.task_id)} has come.",

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from datetime import datetime, timezone
-from itertools import islice
 from typing import Any
 
 from celery.exceptions import ImproperlyConfigured
@@ -23,7 +22,6 @@ from ..drainers.patching import trouble
 from ..figures import Statistics
 from ..quoting import quoted
 from ..settings import Settings
-from ..table import Entry
 from .process import patched_by, versions
 
 __all__ = ("Report", "consumer_of", "report", "statistics")
@@ -118,22 +116,18 @@ def _name_of(value: Any) -> str:
 
 
 def _pending(consumer: ResultConsumer, limit: int) -> Iterator[dict[str, Any]]:
-    now = time.monotonic()
-    for task_id, entry in islice(consumer.table.entries.items(), limit):
+    now, table = time.monotonic(), consumer.table
+    for task_id in table.first(limit):
+        everybody = table.of(task_id)
+        if not everybody:
+            continue  # it has come just now
         yield {
             "task_id": task_id,
-            "state": entry.status,
-            "age": now - entry.since,
-            **_waited_for(entry),
+            "state": table.state(task_id),
+            "age": max((now - one.since for one in everybody if one.since), default=0.0),
+            "waits": sum(len(one.waits) for one in everybody),
+            "kinds": sorted({kind for one in everybody for kind in one.kinds}),
         }
-
-
-def _waited_for(entry: Entry) -> dict[str, Any]:
-    pending = entry.pending
-    return {
-        "waits": sum(len(one.waits) for one in pending),
-        "kinds": sorted({kind for one in pending for kind in one.kinds}),
-    }
 
 
 # -- as text
