@@ -146,7 +146,8 @@ class ResultConsumer(Drained):
 
     def want(self, pending: PendingResult, wait: Wait | None = None) -> None:
         """Have *pending* resolved when its result comes."""
-        self.drainer.ask(self._want, pending, wait)
+        # The function itself: a bound one would be one more object of each note.
+        self.drainer.ask(type(self)._want, self, pending, wait)
 
     def drop(self, pending: PendingResult) -> None:
         """Nobody wants *pending* any more. Takes no lock, and never switches."""

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -65,7 +65,9 @@ class Mailbox:
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self._notes: deque[tuple[Callable[..., object], tuple[Any, ...], bool]] = deque()
+        #: Each one tuple, as the garbage collector walks over all that wait here: whether it is
+        #: one that somebody waits for, the function, and its arguments.
+        self._notes: deque[tuple[Any, ...]] = deque()
         #: Notes for later: when, in which order, and the note.
         self._later: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._numbers = itertools.count()
@@ -98,7 +100,7 @@ class Mailbox:
 
         :param asks: whether a loop that ends just now is to be started again for it.
         """
-        self._notes.append((function, args, asks))
+        self._notes.append((asks, function, *args))
 
     def wake(self) -> None:
         """End the loop's sleep, now or before it begins."""
@@ -117,7 +119,7 @@ class Mailbox:
         """Whether there is a note that somebody waits for."""
         for index in range(len(self._notes)):
             try:
-                if self._notes[index][2]:
+                if self._notes[index][0]:
                     return True
             except IndexError:
                 return False  # read meanwhile
@@ -134,17 +136,17 @@ class Mailbox:
         self._reader = threading.get_ident()
         notes = self._notes
         for _ in range(min(len(notes), BATCH)):
-            function, args, _asks = notes.popleft()
+            _asks, function, *args = notes.popleft()
             try:
                 function(*args)
             except Exception:
                 _log_failure(function, args)
         while self._later and self._later[0][0] <= time.monotonic():
-            _, _, function, args = heapq.heappop(self._later)
+            _, _, function, later = heapq.heappop(self._later)
             try:
-                function(*args)
+                function(*later)
             except Exception:
-                _log_failure(function, args)
+                _log_failure(function, later)
 
     def later(self, seconds: float, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args)`` called in the turn that is due in *seconds*."""
@@ -230,5 +232,5 @@ class Mailbox:
         self._abandoned = True
 
 
-def _log_failure(function: Callable[..., object], args: tuple[Any, ...]) -> None:
-    logger.exception("A note to the drain loop failed: %r%r", function, args)
+def _log_failure(function: Callable[..., object], args: Iterable[Any]) -> None:
+    logger.exception("A note to the drain loop failed: %r%r", function, tuple(args))
