@@ -66,6 +66,9 @@ GATHER = 0.002
 #: Seconds that ids to unsubscribe from may gather, where nothing else is to be sent.
 LINGER = 0.05
 
+#: How many of them may gather while results come one upon the other: those go first.
+PILE = 10 * CHUNK
+
 #: The channel that a heartbeat unsubscribes from, where the user may not PING.
 NOBODY = b"celery-green-drain"
 
@@ -215,6 +218,8 @@ class RedisSession(Session):
         for link in self.links:
             if link in ready or link.more:
                 link.receive(limit, until)
+            else:
+                link.busy = False
         if self._newest:
             self._tell_newest()
         self._hand_over(limit, until)
@@ -228,7 +233,7 @@ class RedisSession(Session):
         waits = [link.due(self._heartbeat) - now for link in self.links]
         if timeout is not None:
             waits.append(timeout)
-        if self._unwanted:
+        if self._unwanted and not self._is_full("UNSUBSCRIBE"):
             waits.append(self._left_at + LINGER - now)
         if self._wanted and not self._is_full("SUBSCRIBE"):
             waits.append(self._subscribed_at + GATHER - now)
@@ -281,11 +286,7 @@ class RedisSession(Session):
         """Send what is wanted: a bounded number of commands, in one write for each link."""
         subscribing = self._subscriptions()
         looking = [command for wanted in subscribing for command in self._lookups_of(wanted.keys)]
-        leaving: list[Command] = []
-        late = bool(self._unwanted) and not self.pubsub.more
-        late = late and time.monotonic() - self._left_at >= LINGER
-        if subscribing or late or len(self._unwanted) >= CHUNK:
-            leaving = self._unsubscriptions()
+        leaving = self._unsubscriptions() if self._may_leave(bool(subscribing)) else []
         subscribing += self._single_subscriptions()
         looking += self._lookups()
         looking += self._asked
@@ -333,6 +334,16 @@ class RedisSession(Session):
                 self._subscribed[channel] = task_id
                 commands.append(Command("SUBSCRIBE", {channel: task_id}, self._on_subscribed))
         return commands
+
+    def _may_leave(self, subscribing: bool) -> bool:
+        """Whether it is time to unsubscribe.
+
+        :param subscribing: whether something is sent anyway.
+        """
+        if self.pubsub.busy:
+            return len(self._unwanted) >= PILE
+        late = time.monotonic() - self._left_at >= LINGER
+        return subscribing or late or len(self._unwanted) >= CHUNK
 
     def _unsubscriptions(self) -> list[Command]:
         if not self._unwanted or self._is_full("UNSUBSCRIBE"):
