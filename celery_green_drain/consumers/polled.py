@@ -158,7 +158,9 @@ class PolledResultConsumer(ResultConsumer):
             self.expire()
         now = time.monotonic()
         self._fresh_due = 2 * now - self._began
-        if self._looks_for_all:
+        if error is not None:
+            self._due = now  # the loop waits by itself before it tries again
+        elif self._looks_for_all:
             self._interval = min(self._interval * SLOWER, self.settings.poll_max)
             self._due = now + self._interval
         if delivered:
