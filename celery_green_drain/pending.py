@@ -17,7 +17,7 @@ from typing import Any, Optional, Protocol
 from celery import states
 from vine.abstract import Thenable
 
-from .copies import own_error, snapshot
+from .copies import own_error
 from .drainers.base import Drainer
 from .internals import as_text, known, learn
 from .lateness import timed_out
@@ -121,7 +121,7 @@ class Wait:
 
     def add(self, pending: PendingResult) -> None:
         """Wait for *pending* as well."""
-        pending.waits[self] = None
+        pending.audience.append(self)
         if pending.ready:
             self.put(pending, None)
         else:
@@ -185,7 +185,8 @@ class Wait:
     def close(self) -> None:
         """Wait no more. What nobody else wants is dropped."""
         for pending in self._waited_for():
-            pending.waits.pop(self, None)
+            with suppress(ValueError):  # told, or never added
+                pending.audience.remove(self)
             if not (pending.ready or pending.wanted):
                 self._consumer.drop(pending)
 
@@ -285,7 +286,7 @@ class PendingResult(Promise):
         Like idle, and its callbacks are gone.
     """
 
-    __slots__ = ("_served", "since", "table", "task_id", "waits", "weak")
+    __slots__ = ("_served", "since", "table", "task_id", "weak")
 
     loop: Consumer
 
@@ -297,16 +298,19 @@ class PendingResult(Promise):
         #: Since when it stands in that table, by the monotonic clock; 0: it does not. Set by the
         #: drain loop alone.
         self.since = 0.0
-        #: Who is in ``get()`` for it: an ordered set.
-        self.waits: dict[Wait, None] = {}
         #: Whether callbacks are not to keep the result alive.
         self.weak = False
         self._served = False
 
     @property
+    def waits(self) -> list[Wait]:
+        """Who is in ``get()`` or the like for it, in order."""
+        return [who for who in self.audience.copy() if isinstance(who, Wait)]
+
+    @property
     def wanted(self) -> bool:
         """Whether somebody still asks for it."""
-        return bool(self.waits) or (self._served and self._ref() is not None)
+        return (self._served and self._ref() is not None) or bool(self.waits)
 
     def serve(self, keep: bool) -> None:
         result = self._ref()
@@ -325,20 +329,12 @@ class PendingResult(Promise):
     def kinds(self) -> list[str]:
         """How it is waited for: ``get``, ``watch`` (all that asks for each state), ``then``,
         ``group``."""
-        kinds = {"watch" if wait.messages else "get" for wait in self.waits.copy()}
-        kinds.update(
-            "then" if isinstance(chained, Callback) else "group"
-            for chained in snapshot(self._chained)
-        )
-        return sorted(kinds)
+        return sorted({_kind(who) for who in self.audience.copy()})
 
     def forget(self) -> None:
         """The result was forgotten, or is being finalised: neither lock nor switch."""
         self._keep = None
-        for chained in snapshot(self._chained):
-            if isinstance(chained, Callback):
-                with suppress(ValueError):  # called just now
-                    self._chained.remove(chained)
+        self._dismiss(Callback)
         if self._served or self.since:
             self._served = False
             self.loop.drop(self)
@@ -356,8 +352,7 @@ class PendingResult(Promise):
         result = self._ref()
         if result is None or self.ready:
             return
-        waits = snapshot(self.waits) if self.waits else ()
-        followers = [wait for wait in waits if wait.messages]
+        followers = [wait for wait in self.waits if wait.messages]
         try:
             if meta is None:
                 meta = read()
@@ -410,18 +405,26 @@ class PendingResult(Promise):
         return meta
 
     def _finish(self, result: Any) -> None:
-        self.ready = True  # before the lists are read: who adds to them looks at it afterwards
+        self.ready = True  # before the list is read: who adds to it looks at it afterwards
         self._keep = None
-        if self.waits:
-            for wait in snapshot(self.waits):
-                wait.put(self, None)
-        if self._chained:
-            self._call_all(result)
+        self._tell_all(result)
         if self.since:
             self.loop.drop(self)
+
+    def _tell(self, who: Any, result: Any) -> None:
+        if isinstance(who, Wait):
+            who.put(self, None)
+        else:
+            super()._tell(who, result)
 
     def _error(self, result: Any) -> BaseException | None:
         return failure(result) if self.error is None else self.error
 
     def name(self, result: Any) -> str:
         return f"task {quoted(self.task_id)}"
+
+
+def _kind(who: Any) -> str:
+    if isinstance(who, Wait):
+        return "watch" if who.messages else "get"
+    return "then" if isinstance(who, Callback) else "group"

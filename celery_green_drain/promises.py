@@ -15,6 +15,7 @@ import contextvars
 import logging
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -132,9 +133,9 @@ class Promise:
 
     __slots__ = (
         "__weakref__",
-        "_chained",
         "_keep",
         "_ref",
+        "audience",
         "error",
         "loop",
         "ready",
@@ -147,7 +148,10 @@ class Promise:
         self.error: Exception | None = None
         self._ref = weakref.ref(result)
         self._keep: Any = None
-        self._chained: list[Callback | barrier] = []
+        #: Who is to be told, in order: callbacks, barriers, and waits, see :mod:`~.pending`. One
+        #: list for all, as most have one of them, and there may be a million such lists. Anybody
+        #: appends, in any thread, and looks at ``ready`` afterwards.
+        self.audience: list[Any] = []
 
     def then(self, callback: Any, on_error: Any = None) -> Any:
         """Call *callback* with the result once it is ready, in a greenlet of its own.
@@ -159,11 +163,11 @@ class Promise:
             self._join(callback)
             return callback
         chained = Callback(callback, on_error, self.loop.figures)
-        self._chained.append(chained)
+        self.audience.append(chained)
         if not self.ready:
             self.serve(keep=True)
         if self.ready:  # by now perhaps by another thread, which may have looked before the append
-            self._call_all(self._ref())
+            self._tell_all(self._ref())
         return chained.target
 
     def throw(self, exc: Any = None, tb: Any = None, propagate: bool = True) -> None:
@@ -176,13 +180,20 @@ class Promise:
     def cancel(self) -> None:
         """Call nothing any more."""
         self._keep = None
-        self._chained.clear()
+        self._dismiss(Callback, barrier)
+
+    def _dismiss(self, *kinds: type) -> None:
+        for who in snapshot(self.audience):
+            if isinstance(who, kinds):
+                with suppress(ValueError):  # told just now
+                    self.audience.remove(who)
 
     @property
     def listeners(self) -> list[Any]:
         return [
-            chained.target if isinstance(chained, Callback) else chained
-            for chained in snapshot(self._chained)
+            who.target if isinstance(who, Callback) else who
+            for who in snapshot(self.audience)
+            if isinstance(who, (Callback, barrier))
         ]
 
     def serve(self, keep: bool) -> None:
@@ -190,23 +201,24 @@ class Promise:
         raise NotImplementedError("subclass responsibility")
 
     def _join(self, waiting: barrier) -> None:
-        self._chained.append(waiting)
+        self.audience.append(waiting)
         Gate.of(waiting, self.loop).add(self)
         if self.ready:
-            self._call_all(self._ref())
+            self._tell_all(self._ref())
 
-    def _call_all(self, result: Any) -> None:
-        if not self._chained:
-            return
-        error = None if result is None else self._error(result)
+    def _tell_all(self, result: Any) -> None:
         # Taken one by one, so that two threads here at once call nothing twice.
-        for chained in _taken(self._chained):
-            if not isinstance(chained, Callback):
-                # In the loop, as a barrier counts wrong where two count at once.
-                self.loop.in_loop(Gate.of(chained, self.loop).count, chained, result)
-            elif result is not None:
-                own = None if error is None else own_error(error)
-                self.loop.call(chained.run, self, own, result)
+        for who in _taken(self.audience):
+            self._tell(who, result)
+
+    def _tell(self, who: Any, result: Any) -> None:
+        if not isinstance(who, Callback):
+            # In the loop, as a barrier counts wrong where two count at once.
+            self.loop.in_loop(Gate.of(who, self.loop).count, who, result)
+        elif result is not None:
+            error = self._error(result)
+            own = None if error is None else own_error(error)
+            self.loop.call(who.run, self, own, result)
 
     def _error(self, result: Any) -> BaseException | None:
         raise NotImplementedError("subclass responsibility")
@@ -267,7 +279,7 @@ class PendingSet(Promise):
 
     def __call__(self, *args: Any) -> None:
         self.ready = True
-        self._call_all(self._ref())
+        self._tell_all(self._ref())
         self._keep = None
 
     def _error(self, result: Any) -> BaseException | None:

@@ -120,7 +120,7 @@ class PendingTable:
     def _waits(self, task_id: str) -> Iterator[tuple[PendingResult, Wait]]:
         """Who is in ``get()`` or the like for *task_id*, and for what."""
         for pending in self.of(task_id):
-            for wait in snapshot(pending.waits):
+            for wait in pending.waits:
                 yield pending, wait
 
     @property
@@ -152,7 +152,7 @@ class PendingTable:
         task_id = pending.task_id
         first, others = self._pending.get(task_id), self._others.get(task_id, {})
         listed = pending is first or pending in others
-        if not listed or (pending.wanted and not pending.ready):
+        if not listed or (not pending.ready and pending.wanted):
             return False
         if not others:
             self._take(task_id)

@@ -6,7 +6,7 @@ import gc
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -94,12 +94,13 @@ def test_a_wait_that_is_finalised_while_the_others_are_woken(app: Celery) -> Non
         pending = app.backend.pending(result)
         others, closed = [[InboxWait(consumer) for _ in range(100)] for _ in range(2)]
         for wait in (*others, *closed):
-            pending.waits[wait] = None
+            pending.audience.append(wait)
         meta = {"task_id": result.id, "status": "SUCCESS", "result": 1}
 
         def close(pending: Any = pending, closed: list[InboxWait] = closed) -> None:
             for wait in closed:
-                pending.waits.pop(wait, None)
+                with suppress(ValueError):
+                    pending.audience.remove(wait)
 
         with collection(moment, close):
             pending.resolve(meta, meta.copy)
@@ -113,7 +114,7 @@ def test_what_goes_wrong_while_telling_is_no_fault_of_the_result(
     result = app.AsyncResult(uuid())
     pending = app.backend.pending(result)
     wait = InboxWait(app.backend.result_consumer)
-    pending.waits[wait] = None
+    pending.audience.append(wait)
 
     def put(*args: object) -> None:
         raise RuntimeError("not the result's")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,8 @@ def leaves_entries() -> None:
 
     def close(self: Any) -> None:
         for pending in self._waited_for():
-            pending.waits.pop(self, None)
+            with suppress(ValueError):
+                pending.audience.remove(self)
 
     _replace(Wait, "close", close)
 
@@ -90,10 +92,10 @@ def first_come() -> None:
         if len(self.waits) < 2 or not _rarely():
             resolve(self, *args)
             return
-        waits = dict(self.waits)
-        self.waits.popitem()
+        last = self.waits[-1]
+        self.audience.remove(last)
         resolve(self, *args)
-        self.waits.update(waits)
+        self.audience.append(last)
 
     _replace(PendingResult, "resolve", forgetful)
 
