@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +21,7 @@ from celery_green_drain.consumers import redis_session as consumers
 from celery_green_drain.consumers import resp
 from celery_green_drain.consumers.base import OutOfStep
 from celery_green_drain.internals import redis_socket
+from celery_green_drain.pending import InboxWait
 
 from .green import GREEN, crowd, kill, size, spawn, spawn_get, wait_until
 from .servers import RedisServer
@@ -114,6 +117,44 @@ def test_many_unsubscribe_at_once(app: Celery, results: RedisServer) -> None:
         app.backend.remove_pending_result(result)
     wait_until(lambda: not results.subscriptions(), "the end of the subscriptions")
     assert results.calls("unsubscribe") <= 20
+
+
+@pytest.mark.parametrize("pile", [10_000, 1000])
+def test_results_that_come_one_upon_the_other_go_first(
+    app: Celery, results: RedisServer, monkeypatch: pytest.MonkeyPatch, pile: int
+) -> None:
+    """Before what has come is unsubscribed from, unless very much has."""
+    monkeypatch.setattr(consumers, "PILE", pile)
+    consumer, count = app.backend.result_consumer, 3000
+    inbox = Witness(consumer)
+    wait = InboxWait(consumer, inbox=inbox)
+    waited_for = [app.AsyncResult(uuid()) for _ in range(count)]
+    for result in waited_for:
+        wait.add(app.backend.pending(result))
+    wait_until(lambda: results.subscriptions() == count, "all subscriptions")
+    with results.probe.pipeline(transaction=True) as together:
+        for result in waited_for:
+            state = {"task_id": result.id, "status": "SUCCESS", "result": 1}
+            together.publish(f"celery-task-meta-{result.id}", json.dumps(state))
+        together.execute()
+    for _ in waited_for:
+        wait.next(time.monotonic() + 20)
+    assert (inbox.subscriptions == count) == (pile > count)
+    wait.close()
+    wait_until(lambda: results.subscriptions() == 0, "the end of all")
+
+
+class Witness(deque[Any]):
+    """An inbox that keeps how many were subscribed to when something came last."""
+
+    def __init__(self, consumer: Any) -> None:
+        super().__init__()
+        self._consumer = consumer
+        self.subscriptions = 0
+
+    def append(self, arrival: Any, /) -> None:
+        self.subscriptions = self._consumer.subscriptions
+        super().append(arrival)
 
 
 def test_single_commands_wait_for_a_free_connection(
