@@ -185,8 +185,9 @@ class Wait:
     def close(self) -> None:
         """Wait no more. What nobody else wants is dropped."""
         for pending in self._waited_for():
-            with suppress(ValueError):  # told, or never added
-                pending.audience.remove(self)
+            if self in pending.audience:  # else it was told
+                with suppress(ValueError):  # just now
+                    pending.audience.remove(self)
             if not (pending.ready or pending.wanted):
                 self._consumer.drop(pending)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from celery import states
 
@@ -96,7 +97,7 @@ class PendingTable:
 
     def first(self, limit: int) -> list[str]:
         """So many ids, those that are waited for longest. For everybody."""
-        return list(self._pending.copy())[:limit]
+        return list(islice(self._pending.copy(), limit))
 
     @property
     def oldest(self) -> float | None:
