@@ -11,7 +11,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, Optional, Protocol
 
 from celery import states
@@ -185,9 +184,7 @@ class Wait:
     def close(self) -> None:
         """Wait no more. What nobody else wants is dropped."""
         for pending in self._waited_for():
-            if self in pending.audience:  # else it was told
-                with suppress(ValueError):  # just now
-                    pending.audience.remove(self)
+            pending.leave(self)
             if not (pending.ready or pending.wanted):
                 self._consumer.drop(pending)
 

@@ -27,7 +27,7 @@ from vine import barrier, promise
 from vine.abstract import Thenable
 
 from . import forks
-from .copies import own_error, snapshot
+from .copies import own_error
 from .django import close_old_connections
 from .errors import ResultNeverCame
 from .figures import Figures
@@ -183,16 +183,21 @@ class Promise:
         self._dismiss(Callback, barrier)
 
     def _dismiss(self, *kinds: type) -> None:
-        for who in snapshot(self.audience):
+        for who in self.audience.copy():
             if isinstance(who, kinds):
-                with suppress(ValueError):  # told just now
-                    self.audience.remove(who)
+                self.leave(who)
+
+    def leave(self, who: Any) -> None:
+        """Tell *who* nothing any more. Without effect where it was told."""
+        if who in self.audience:
+            with suppress(ValueError):  # told just now
+                self.audience.remove(who)
 
     @property
     def listeners(self) -> list[Any]:
         return [
             who.target if isinstance(who, Callback) else who
-            for who in snapshot(self.audience)
+            for who in self.audience.copy()
             if isinstance(who, (Callback, barrier))
         ]
 
@@ -207,18 +212,21 @@ class Promise:
             self._tell_all(self._ref())
 
     def _tell_all(self, result: Any) -> None:
+        error, looked = None, False
         # Taken one by one, so that two threads here at once call nothing twice.
         for who in _taken(self.audience):
-            self._tell(who, result)
+            if not isinstance(who, Callback):
+                self._tell(who, result)
+            elif result is not None:
+                if not looked:  # once for all, as that of a group asks each of its members
+                    error, looked = self._error(result), True
+                own = None if error is None else own_error(error)
+                self.loop.call(who.run, self, own, result)
 
     def _tell(self, who: Any, result: Any) -> None:
-        if not isinstance(who, Callback):
-            # In the loop, as a barrier counts wrong where two count at once.
-            self.loop.in_loop(Gate.of(who, self.loop).count, who, result)
-        elif result is not None:
-            error = self._error(result)
-            own = None if error is None else own_error(error)
-            self.loop.call(who.run, self, own, result)
+        """Tell who is no callback, such as a barrier."""
+        # In the loop, as a barrier counts wrong where two count at once.
+        self.loop.in_loop(Gate.of(who, self.loop).count, who, result)
 
     def _error(self, result: Any) -> BaseException | None:
         raise NotImplementedError("subclass responsibility")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import islice, takewhile
 
 from celery import states
 
@@ -23,12 +23,12 @@ class State:
 
     __slots__ = ("doubtful", "name", "pristine", "read")
 
-    def __init__(self, name: str, read: Read, pristine: Meta | None, doubtful: bool) -> None:
+    def __init__(self, name: str, read: Read, doubtful: bool) -> None:
         self.name = name
         #: Reads it, anew each time.
         self.read = read
         #: It itself, where nobody has it who may change it.
-        self.pristine = pristine
+        self.pristine: Meta | None = None
         #: Whether the store may know better: it was read from there and its message may be on
         #: the way still, or messages may have been lost.
         self.doubtful = doubtful
@@ -95,7 +95,7 @@ class PendingTable:
             return ()
         return (first,) if others is None else (first, *others.copy())
 
-    def first(self, limit: int) -> list[str]:
+    def longest(self, limit: int) -> list[str]:
         """So many ids, those that are waited for longest. For everybody."""
         return list(islice(self._pending.copy(), limit))
 
@@ -136,17 +136,15 @@ class PendingTable:
     def overdue(self, age: float) -> list[PendingResult]:
         """Take those off that were to call back *age* seconds ago, and that nobody waits for."""
         now = time.monotonic()
-        due = []
-        for pending, since in self._calls.items():
-            if since > now - age:
-                break
-            due.append(pending)
-        for pending in due:
+        due = takewhile(lambda call: call[1] <= now - age, self._calls.items())
+        overdue = []
+        for pending, _ in list(due):
             if pending.waits:
                 self._renew(pending, now)  # it is still expected
             else:
                 del self._calls[pending]
-        return [pending for pending in due if pending not in self._calls]
+                overdue.append(pending)
+        return overdue
 
     def discard(self, pending: PendingResult) -> bool:
         """Unlist *pending*, unless it is wanted again; return whether that leaves its id free."""
@@ -168,19 +166,15 @@ class PendingTable:
 
     def _unlist(self, pending: PendingResult) -> None:
         pending.since = 0.0
-        if self._calls:
-            self._calls.pop(pending, None)
+        self._calls.pop(pending, None)
 
     def _take(self, task_id: str) -> list[PendingResult]:
         """Take *task_id* out; return who wanted it."""
         first = self._pending.pop(task_id, None)
         if first is None:
             return []
-        everybody = [first]
-        if task_id in self._others:
-            everybody.extend(self._others.pop(task_id))
-        if self._states:
-            self._states.pop(task_id, None)
+        self._states.pop(task_id, None)
+        everybody = [first, *self._others.pop(task_id, ())]
         for pending in everybody:
             self._unlist(pending)
         return everybody
@@ -215,7 +209,7 @@ class PendingTable:
             known.doubtful = stored
             return
         own = Own(meta, read)
-        state = self._states[task_id] = State(meta["status"], read, None, stored)
+        state = self._states[task_id] = State(meta["status"], read, stored)
         for pending, wait in self._waits(task_id):
             if wait.messages:
                 wait.tell(pending, read, own)

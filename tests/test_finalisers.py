@@ -6,7 +6,7 @@ import gc
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -99,8 +99,7 @@ def test_a_wait_that_is_finalised_while_the_others_are_woken(app: Celery) -> Non
 
         def close(pending: Any = pending, closed: list[InboxWait] = closed) -> None:
             for wait in closed:
-                with suppress(ValueError):
-                    pending.audience.remove(wait)
+                pending.leave(wait)
 
         with collection(moment, close):
             pending.resolve(meta, meta.copy)

@@ -117,7 +117,7 @@ def _name_of(value: Any) -> str:
 
 def _pending(consumer: ResultConsumer, limit: int) -> Iterator[dict[str, Any]]:
     now, table = time.monotonic(), consumer.table
-    for task_id in table.first(limit):
+    for task_id in table.longest(limit):
         everybody = table.of(task_id)
         if not everybody:
             continue  # it has come just now

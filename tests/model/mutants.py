@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +66,7 @@ def leaves_entries() -> None:
 
     def close(self: Any) -> None:
         for pending in self._waited_for():
-            with suppress(ValueError):
-                pending.audience.remove(self)
+            pending.leave(self)
 
     _replace(Wait, "close", close)
 
