@@ -20,7 +20,7 @@ from .copies import own_error
 from .drainers.base import Drainer
 from .internals import as_text, known, learn
 from .lateness import timed_out
-from .promises import Callback, Loop, Promise, failure
+from .promises import Callback, Loop, Promise, known_failure
 from .quoting import quoted
 
 __all__ = (
@@ -120,6 +120,8 @@ class Wait:
 
     def add(self, pending: PendingResult) -> None:
         """Wait for *pending* as well."""
+        if self.messages:
+            pending.followed = True
         pending.audience.append(self)
         if pending.ready:
             self.put(pending, None)
@@ -209,6 +211,10 @@ class EndWait(Wait):
     def put(self, pending: PendingResult, meta: Meta | None) -> None:
         self._signal.set()
 
+    def close(self) -> None:
+        if not self._pending.ready:  # else it is told already, or just now
+            super().close()
+
     def end(self, deadline: float | None) -> None:
         """Return when the result is ready; raises as :meth:`InboxWait.next` does."""
         self.add(self._pending)
@@ -284,7 +290,7 @@ class PendingResult(Promise):
         Like idle, and its callbacks are gone.
     """
 
-    __slots__ = ("_served", "since", "table", "task_id", "weak")
+    __slots__ = ("_served", "followed", "since", "table", "task_id", "weak")
 
     loop: Consumer
 
@@ -296,6 +302,8 @@ class PendingResult(Promise):
         #: Since when it stands in that table, by the monotonic clock; 0: it does not. Set by the
         #: drain loop alone.
         self.since = 0.0
+        #: Whether somebody has asked for its states on the way.
+        self.followed = False
         #: Whether callbacks are not to keep the result alive.
         self.weak = False
         self._served = False
@@ -350,7 +358,7 @@ class PendingResult(Promise):
         result = self._ref()
         if result is None or self.ready:
             return
-        followers = [wait for wait in self.waits if wait.messages]
+        followers = [wait for wait in self.waits if wait.messages] if self.followed else []
         try:
             if meta is None:
                 meta = read()
@@ -416,7 +424,7 @@ class PendingResult(Promise):
             super()._tell(who, result)
 
     def _error(self, result: Any) -> BaseException | None:
-        return failure(result) if self.error is None else self.error
+        return known_failure(result) if self.error is None else self.error
 
     def name(self, result: Any) -> str:
         return f"task {quoted(self.task_id)}"

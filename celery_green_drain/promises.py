@@ -35,7 +35,7 @@ from .internals import known, leaves
 from .quoting import quoted
 from .signals import callback_raised
 
-__all__ = ("Loop", "PendingSet", "Promise", "failure")
+__all__ = ("Loop", "PendingSet", "Promise", "failure", "known_failure")
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +241,11 @@ def failure(result: Any) -> BaseException | None:
     pending = result.on_ready
     if isinstance(pending, Promise) and pending.error is not None:
         return pending.error
+    return known_failure(result)
+
+
+def known_failure(result: Any) -> BaseException | None:
+    """The same, where the result could be read."""
     meta = known(result)
     if not meta or meta["status"] not in states.PROPAGATE_STATES:
         return None

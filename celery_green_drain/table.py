@@ -156,7 +156,8 @@ class PendingTable:
         if not others:
             self._take(task_id)
             return True
-        self._unlist(pending)
+        pending.since = 0.0
+        self._calls.pop(pending, None)
         if pending is first:
             self._pending[task_id] = pending = next(iter(others))
         del others[pending]
@@ -164,19 +165,18 @@ class PendingTable:
             del self._others[task_id]
         return False
 
-    def _unlist(self, pending: PendingResult) -> None:
-        pending.since = 0.0
-        self._calls.pop(pending, None)
-
-    def _take(self, task_id: str) -> list[PendingResult]:
+    def _take(self, task_id: str) -> tuple[PendingResult, ...]:
         """Take *task_id* out; return who wanted it."""
         first = self._pending.pop(task_id, None)
         if first is None:
-            return []
-        self._states.pop(task_id, None)
-        everybody = [first, *self._others.pop(task_id, ())]
+            return ()
+        if self._states:
+            self._states.pop(task_id, None)
+        others = self._others.pop(task_id, ()) if self._others else ()
+        everybody = (first, *others)
         for pending in everybody:
-            self._unlist(pending)
+            pending.since = 0.0
+            self._calls.pop(pending, None)
         return everybody
 
     def update(self, task_id: str, meta: Meta, read: Read, stored: bool = False) -> bool:

@@ -9,7 +9,7 @@ from celery import states
 from kombu import serialization
 from kombu.utils import json as kombu_json
 
-__all__ = ("JSON", "NOT_PLAIN", "is_on_the_way", "loads", "plain")
+__all__ = ("JSON", "NOT_PLAIN", "SUCCESS", "is_on_the_way", "loads", "plain")
 
 JSON = "application/json"
 

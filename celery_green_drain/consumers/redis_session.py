@@ -35,7 +35,7 @@ from ..pending import Meta
 from ..settings import Settings
 from ..table import PendingTable
 from .base import OutOfStep
-from .decoding import JSON, is_on_the_way
+from .decoding import JSON, SUCCESS, is_on_the_way
 from .elsewhere import StoreCheck
 from .reading import Reading
 from .resp import Command, Link, Readings, drainer_params
@@ -388,7 +388,10 @@ class RedisSession(Session):
 
     def _on_message(self, channel: bytes, payload: bytes) -> bool:
         task_id = self._subscribed.get(channel)
-        if task_id is None or self._is_passing(task_id, payload):
+        if task_id is None:
+            return False
+        # Most have succeeded, and are not on the way. Not ``in``, which first tries a number.
+        if (payload.find(SUCCESS) < 0 or self._newest) and self._is_passing(task_id, payload):
             return False
         if not self._deliver(task_id, partial(self._decode, task_id, payload)):
             return False
