@@ -6,6 +6,8 @@ import gc
 import json
 import random
 import threading
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,48 +20,101 @@ from .plan import Measurement
 from .process import Clock, Helper, fall_silent, rss, settle
 from .results import PREFIX, task_ids
 
+#: What takes a state, once it is decoded.
+Take = Callable[[dict[str, Any]], object]
+
+
+class RedisMessages:
+    """The results of a measurement, as redis-py's pub/sub has them."""
+
+    #: Where they are to be sent to: each has a channel of its own.
+    queue = None
+
+    def __init__(self, what: Measurement, url: str) -> None:
+        self._pubsub = redis.Redis.from_url(url, protocol=2).pubsub()
+        self._pubsub.subscribe(*[PREFIX + task_id for task_id in task_ids(what.count)])
+        for _ in range(what.count):
+            self._pubsub.get_message(timeout=None)
+
+    def read(self, count: int, take: Take) -> None:
+        """Read so many, and give each to *take*."""
+        for _ in range(count):
+            take(json.loads(self._pubsub.get_message(timeout=None)["data"]))
+
+
+class AmqpMessages:
+    """The same, as py-amqp has them."""
+
+    def __init__(self, what: Measurement, url: str) -> None:
+        parts = urlsplit(url)
+        self._connection = amqp.Connection(f"{parts.hostname}:{parts.port}")
+        self._connection.connect()
+        self._channel = self._connection.channel()
+        self.queue = self._channel.queue_declare(exclusive=True).queue
+
+    def read(self, count: int, take: Take) -> None:
+        def on_message(message: Any) -> None:
+            nonlocal count
+            take(json.loads(message.body))
+            count -= 1
+
+        self._channel.basic_consume(self.queue, no_ack=True, callback=on_message)
+        while count:
+            self._connection.drain_events()
+
+
+MESSAGES = {"redis": RedisMessages, "rabbitmq": AmqpMessages}
+
 
 def messages(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     """Read messages and decode their JSON, in one loop that does nothing else."""
-    loop = amqp_messages if what.store == "rabbitmq" else redis_messages
-    clock = loop(what, addresses[what.store])
-    return _each(clock, what.count)
-
-
-def redis_messages(what: Measurement, url: str) -> Clock:
-    pubsub = redis.Redis.from_url(url, protocol=2).pubsub()
-    pubsub.subscribe(*[PREFIX + task_id for task_id in task_ids(what.count)])
-    for _ in range(what.count):
-        pubsub.get_message(timeout=None)
+    url = addresses[what.store]
+    arriving = MESSAGES[what.store](what, url)
     publisher = Helper("publisher", what.store, url, what.count, 1).ready()
     settle(what.settle)
     clock = Clock()
-    publisher.start()
-    for _ in range(what.count):
-        json.loads(pubsub.get_message(timeout=None)["data"])
-    return clock.stop()
+    publisher.start(arriving.queue)
+    arriving.read(what.count, deque(maxlen=0).append)
+    return _each(clock.stop(), what.count)
 
 
-def amqp_messages(what: Measurement, url: str) -> Clock:
+def loop(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
+    """Both in one, as a ``get()`` without Celery: each message wakes who waits for it.
+
+    With a timeout, as those of :mod:`.waits` have.
+    """
+    url = addresses[what.store]
+    arriving = MESSAGES[what.store](what, url)
     publisher = Helper("publisher", what.store, url, what.count, 1).ready()
-    parts = urlsplit(url)
-    left = what.count
+    events: dict[str, Any] = {}
+    came: dict[str, Any] = {}
+    left, failed = what.count, 0
+    over = threading.Event()
 
-    def on_message(message: Any) -> None:
-        nonlocal left
-        json.loads(message.body)
+    def wait(index: int, task_id: str, event: Any) -> None:
+        nonlocal left, failed
+        event.wait(what.patience)
+        failed += came.pop(task_id, {}).get("result") != index
         left -= 1
+        if not left:
+            over.set()
 
-    with amqp.Connection(f"{parts.hostname}:{parts.port}") as connection:
-        channel = connection.channel()
-        queue = channel.queue_declare(exclusive=True).queue
-        channel.basic_consume(queue, no_ack=True, callback=on_message)
-        settle(what.settle)
-        clock = Clock()
-        publisher.start(queue)
-        while left:
-            connection.drain_events()
-        return clock.stop()
+    def take(meta: dict[str, Any]) -> None:
+        task_id = meta["task_id"]
+        came[task_id] = meta
+        events.pop(task_id).set()
+
+    for index, task_id in enumerate(task_ids(what.count)):
+        events[task_id] = _event()
+        spawn(wait, index, task_id, events[task_id])
+    spawn(arriving.read, what.count, take)
+    fall_silent(what.patience / 4)
+    gc.collect()
+    settle(what.settle)
+    clock = Clock()
+    publisher.start(arriving.queue)
+    over.wait(what.patience)
+    return {**_each(clock.stop(), what.count), "failed": left + failed}
 
 
 def wake(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:

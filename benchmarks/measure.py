@@ -22,6 +22,7 @@ CASES = {
     "requests": "trips",
     "messages": "limits",
     "wake": "limits",
+    "loop": "limits",
     "register": "limits",
     "fanin": "fanin",
     "crowd": "crowd",

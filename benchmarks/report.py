@@ -142,11 +142,11 @@ def write(folder: Path, outcomes: Outcomes) -> None:
             csv.writer(file, lineterminator="\n").writerows(rows)
     everything = [{**asdict(what), "outcomes": several} for what, several in outcomes.items()]
     (folder / "outcomes.json").write_text(json.dumps(everything, indent=1) + "\n")
-    _plot(folder / "get.svg", "CPU time of one get(), in µs", outcomes, "get")
-    _plot(folder / "then.svg", "CPU time of one then(), in µs", outcomes, "then")
+    _plot(folder / "get.svg", "CPU time of one get(), in µs", outcomes, "get", "loop", "wake")
+    _plot(folder / "then.svg", "CPU time of one then(), in µs", outcomes, "then", "wake")
 
 
-def _plot(path: Path, title: str, outcomes: Outcomes, case: str) -> None:
+def _plot(path: Path, title: str, outcomes: Outcomes, *cases: str) -> None:
     import matplotlib
 
     matplotlib.use("svg")
@@ -154,7 +154,7 @@ def _plot(path: Path, title: str, outcomes: Outcomes, case: str) -> None:
 
     curves: dict[str, list[tuple[int, float]]] = {}
     for what, several in outcomes.items():
-        if what.case in (case, "wake") and not any(outcome["failed"] for outcome in several):
+        if what.case in cases and not any(outcome["failed"] for outcome in several):
             name = f"{what.contender}, {what.library} {what.store}".strip()
             figures = _medians(several)
             curves.setdefault(f"{what.case}: {name}", []).append((what.count, figures["cpu"]))
