@@ -51,7 +51,7 @@ WINDOW = 4
 
 #: Results that one turn hands over, or states on the way, see :data:`.resp.LIGHT`: so few that who
 #: is woken by them finds in the processor's cache what the loop has just touched.
-BATCH = 200
+BATCH = 100
 
 #: The same for a second that others have run while more was there: where they take long, turns are
 #: rare, and a flood is not to outrun the loop.
