@@ -44,8 +44,9 @@ def full() -> list[Measurement]:
 
 def _is_short(what: Measurement) -> bool:
     """Whether *what* takes so little time that it varies most, and is compared with such."""
-    kinds = ("drained", "limit"), ("messages", "loop", "wake", "get", "then")
-    return what.contender in kinds[0] and what.case in kinds[1] and what.count in (1000, 10_000)
+    cases = ("messages", "wake", "loop", "get", "then")
+    ours = what.contender in ("drained", "limit")
+    return ours and what.case in cases and what.count in (1000, 10_000)
 
 
 def quick() -> list[Measurement]:
@@ -83,8 +84,8 @@ def tiny() -> list[Measurement]:
     for what in (*full(), *extremes()):
         if what.case == "far" and what.contender in ("stock", "tuned"):
             continue  # which would take longest, and runs nothing that is not run without it
-        ours = what.store if what.contender == "drained" else ""
-        chosen.setdefault((what.case, what.contender, what.library, ours), what)
+        store = "" if what.contender in ("stock", "tuned") else what.store
+        chosen.setdefault((what.case, what.contender, what.library, store), what)
     small = {"count": 20, "patience": 20.0, "settle": 0.1, "effort": 0.1, "times": 1}
     processes = {**small, "count": 2, "effort": 0.02}
     return [
