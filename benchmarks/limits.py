@@ -6,6 +6,7 @@ import gc
 import json
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,9 @@ from tests.green import MODE, spawn
 from .plan import Measurement
 from .process import Clock, Helper, fall_silent, rss, settle
 from .results import PREFIX, task_ids
+
+#: Messages that are read before those run whom they have woken.
+BATCH = 100
 
 #: What takes a state, once it is decoded.
 Take = Callable[[dict[str, Any]], object]
@@ -51,16 +55,16 @@ class AmqpMessages:
         self._connection.connect()
         self._channel = self._connection.channel()
         self.queue = self._channel.queue_declare(exclusive=True).queue
+        self._channel.basic_consume(self.queue, no_ack=True, callback=self._on_message)
 
     def read(self, count: int, take: Take) -> None:
-        def on_message(message: Any) -> None:
-            nonlocal count
-            take(json.loads(message.body))
-            count -= 1
-
-        self._channel.basic_consume(self.queue, no_ack=True, callback=on_message)
-        while count:
+        self._left, self._take = count, take
+        while self._left:
             self._connection.drain_events()
+
+    def _on_message(self, message: Any) -> None:
+        self._take(json.loads(message.body))
+        self._left -= 1
 
 
 MESSAGES = {"redis": RedisMessages, "rabbitmq": AmqpMessages}
@@ -81,7 +85,8 @@ def messages(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
 def loop(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     """Both in one, as a ``get()`` without Celery: each message wakes who waits for it.
 
-    With a timeout, as those of :mod:`.waits` have.
+    With a timeout, as those of :mod:`.waits` have. Who is woken runs after each :data:`BATCH` of
+    messages: where all is read first that is there, it takes longer.
     """
     url = addresses[what.store]
     arriving = MESSAGES[what.store](what, url)
@@ -103,6 +108,8 @@ def loop(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
         task_id = meta["task_id"]
         came[task_id] = meta
         events.pop(task_id).set()
+        if not len(events) % BATCH:
+            time.sleep(0)
 
     for index, task_id in enumerate(task_ids(what.count)):
         events[task_id] = _event()
@@ -141,8 +148,8 @@ def wake(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     fall_silent(what.patience / 4)
     memory = rss() - memory
     random.Random(2).shuffle(events)
-    settle(what.settle)
     gc.collect()
+    settle(what.settle)
     clock = Clock()
     for event in events:
         event.set()

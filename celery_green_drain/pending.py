@@ -212,7 +212,8 @@ class EndWait(Wait):
         self._signal.set()
 
     def close(self) -> None:
-        if not self._pending.ready:  # else it is told already, or just now
+        # Mostly it is told, and there is nobody left to be told.
+        if self._pending.audience or not self._pending.ready:
             super().close()
 
     def end(self, deadline: float | None) -> None:

@@ -46,6 +46,14 @@ def test_a_result_is_ready_afterwards(app: Celery) -> None:
     assert result.get(timeout=0) == 5
 
 
+def test_a_result_that_is_ready_keeps_no_wait(app: Celery) -> None:
+    """As where another thread was faster between Celery's own look and the wait."""
+    result = app.tasks["add"].delay(2, 3)
+    result.get(timeout=20)
+    assert app.backend.wait_for_pending(result, timeout=20) == 5
+    assert result.on_ready.audience == []
+
+
 def test_failure_is_raised(app: Celery) -> None:
     result = app.tasks["fail"].delay("bad luck")
     with pytest.raises(ValueError, match="bad luck"):
