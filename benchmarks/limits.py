@@ -67,14 +67,18 @@ class AmqpMessages:
         self._left -= 1
 
 
-MESSAGES = {"redis": RedisMessages, "rabbitmq": AmqpMessages}
+def _both_ends(
+    what: Measurement, addresses: dict[str, str]
+) -> tuple[RedisMessages | AmqpMessages, Helper]:
+    """What reads the results, and who is to publish them."""
+    url = addresses[what.store]
+    arriving = AmqpMessages if what.store == "rabbitmq" else RedisMessages
+    return arriving(what, url), Helper("publisher", what.store, url, what.count, 1).ready()
 
 
 def messages(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     """Read messages and decode their JSON, in one loop that does nothing else."""
-    url = addresses[what.store]
-    arriving = MESSAGES[what.store](what, url)
-    publisher = Helper("publisher", what.store, url, what.count, 1).ready()
+    arriving, publisher = _both_ends(what, addresses)
     settle(what.settle)
     clock = Clock()
     publisher.start(arriving.queue)
@@ -88,9 +92,7 @@ def loop(what: Measurement, addresses: dict[str, str]) -> dict[str, Any]:
     With a timeout, as those of :mod:`.waits` have. Who is woken runs after each :data:`BATCH` of
     messages: where all is read first that is there, it takes longer.
     """
-    url = addresses[what.store]
-    arriving = MESSAGES[what.store](what, url)
-    publisher = Helper("publisher", what.store, url, what.count, 1).ready()
+    arriving, publisher = _both_ends(what, addresses)
     events: dict[str, Any] = {}
     came: dict[str, Any] = {}
     left, failed = what.count, 0

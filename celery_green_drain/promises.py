@@ -213,13 +213,8 @@ class Promise:
 
     def _tell_all(self, result: Any) -> None:
         error, looked = None, False
-        audience = self.audience
-        while audience:
-            try:
-                # One by one, so that two threads here at once call nothing twice.
-                who = audience.pop(0)
-            except IndexError:
-                return
+        # Taken one by one, so that two threads here at once call nothing twice.
+        for who in _taken(self.audience):
             if not isinstance(who, Callback):
                 self._tell(who, result)
             elif result is not None:

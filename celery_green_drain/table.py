@@ -156,14 +156,17 @@ class PendingTable:
         if not others:
             self._take(task_id)
             return True
-        pending.since = 0.0
-        self._calls.pop(pending, None)
+        self._unlist(pending)
         if pending is first:
             self._pending[task_id] = pending = next(iter(others))
         del others[pending]
         if not others:
             del self._others[task_id]
         return False
+
+    def _unlist(self, pending: PendingResult) -> None:
+        pending.since = 0.0
+        self._calls.pop(pending, None)
 
     def _take(self, task_id: str) -> tuple[PendingResult, ...]:
         """Take *task_id* out; return who wanted it."""
@@ -175,8 +178,7 @@ class PendingTable:
         others = self._others.pop(task_id, ()) if self._others else ()
         everybody = (first, *others)
         for pending in everybody:
-            pending.since = 0.0
-            self._calls.pop(pending, None)
+            self._unlist(pending)
         return everybody
 
     def update(self, task_id: str, meta: Meta, read: Read, stored: bool = False) -> bool:
