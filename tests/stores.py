@@ -10,6 +10,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +102,17 @@ class PostgresServer:
             row = connection.execute(query).fetchone()
             assert row is not None
             return row[0]
+
+    @contextmanager
+    def locked(self, table: str) -> Iterator[Callable[[], None]]:
+        """Keep all from reading *table*, until the end or the call of what this gives."""
+        with self.connect() as connection:
+            connection.execute(f"LOCK TABLE {table}")
+            yield connection.rollback
+
+    def held_up(self) -> int:
+        """How many statements wait for a lock."""
+        return int(self.ask("SELECT count(*) FROM pg_locks WHERE NOT granted"))
 
     def copy_result(self, task_id: str, others: list[str]) -> None:
         """Give *others* the result of *task_id*."""

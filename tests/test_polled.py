@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import signal
 import sqlite3
@@ -12,7 +13,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,25 @@ from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import GroupResult, ResultSet
 
 from celery_green_drain import DrainerStopped, sse, watch
-from celery_green_drain.consumers import polled
+from celery_green_drain.consumers import gathered, polled
+from celery_green_drain.consumers.gathered import GatheredReads
 
 from .green import (
     DRAINER,
     GREEN,
     MODE,
+    TooLong,
     crowd,
     in_native_thread,
     kill,
+    limit,
     size,
     spawn,
     spawn_get,
     wait_until,
 )
 from .program import command, run, run_fine
+from .proxy import proxied
 from .servers import RedisServer, Worker
 from .sse_client import parse
 from .stores import IN_MEMORY, MemcachedServer, OwnStore, PostgresServer, Store
@@ -759,6 +764,263 @@ def test_single_look_ups_serve_where_those_for_many_fail(
     assert crowd(30, lambda i: app.AsyncResult(ids[i]).get(timeout=20)) == list(range(30))
     ours = [record for record in caplog.records if record.name.startswith("celery_green_drain")]
     assert ["one by one" in record.getMessage() for record in ours] == [True]
+
+
+# -- single reads
+
+
+green_only = pytest.mark.skipif(not GREEN, reason="where threads are native each reads alone")
+
+
+def gathering(app: Celery) -> GatheredReads:
+    """Have all reads go together, as if one were under way where it was asked for."""
+    reads: GatheredReads = app.backend.result_consumer.reads
+    reads._first = True
+    return reads
+
+
+@green_only
+def test_reads_at_once_are_few_queries(
+    make: Callable[..., Celery], postgres: PostgresServer
+) -> None:
+    app = make("postgres")
+    ids = [store(app, {"done": 1}, "PROGRESS"), *(uuid() for _ in range(199))]
+    before = len(looks(postgres))
+    seen = crowd(200, lambda i: app.AsyncResult(ids[i]).state)
+    assert seen == ["PROGRESS", *["PENDING"] * 199]
+    # The first alone, the others a hundred at a time.
+    assert len(looks(postgres)) - before == 3
+    wait_until(lambda: not postgres.connections("web"), "the end of the connection")
+    assert app.AsyncResult(ids[0]).state == "PROGRESS"
+    assert len(looks(postgres)) - before == 4
+
+
+def test_one_read_is_made_where_it_is_asked_for(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [store(app, i) for i in range(5)]
+    monkeypatch.setattr(GatheredReads, "_ask", None)
+    assert [app.AsyncResult(task_id).result for task_id in ids] == list(range(5))
+
+
+def test_what_is_read_with_others_is_what_is_read_alone(app: Celery) -> None:
+    read_alone_and_together(app)
+
+
+def read_alone_and_together(app: Celery) -> None:
+    ids = [
+        store(app, {"text": "é", "list": [1, None]}),
+        store(app, {"done": 1}, "PROGRESS"),
+        store(app, ValueError("no"), "FAILURE"),
+        uuid(),
+    ] * 5
+    alone = [repr(app.backend.get_task_meta(task_id)) for task_id in ids]
+    gathering(app)
+    metas = crowd(len(ids), lambda i: app.backend.get_task_meta(ids[i]))
+    assert [repr(meta) for meta in metas] == alone
+    lists = [meta["result"]["list"] for meta in metas[::4]]
+    assert len({id(each) for each in lists}) == len(lists)
+
+
+@green_only
+def test_a_read_sees_what_was_stored_before_it(make: Callable[..., Celery]) -> None:
+    """Never the answer to a query that was under way already."""
+    app, task_id = make("sqlite"), uuid()
+    gathering(app)
+
+    def read_along(_: int) -> None:
+        for _ in range(20):
+            app.AsyncResult(task_id).state  # noqa: B018
+
+    def store_and_read(_: int) -> list[object]:
+        seen = []
+        for step in range(20):
+            store(app, step, "PROGRESS", task_id)
+            seen.append(app.AsyncResult(task_id).info)
+        return seen
+
+    outcomes = crowd(5, lambda i: read_along(i) if i else store_and_read(i))
+    assert outcomes[0] == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("django-db", {}),  # goes by the router and the transaction of who asks
+        ("django-cache", {}),
+        ("own", {}),
+        ("sqlite", {"result_cache_max": 100}),  # Celery keeps what it has read itself
+    ],
+)
+def test_where_nobody_reads_for_others(
+    make: Callable[..., Celery],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    settings: dict[str, Any],
+) -> None:
+    app = make(name, **settings)
+    ids = [store(app, i) for i in range(10)]
+    gathering(app)
+    monkeypatch.setattr(GatheredReads, "_ask", None)
+    assert crowd(10, lambda i: app.AsyncResult(ids[i]).result) == list(range(10))
+    if settings:
+        assert all(map(app.backend.is_cached, ids))
+
+
+@green_only
+def test_a_read_in_a_native_thread_is_made_there(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id = store(app, 1)
+    gathering(app)
+    monkeypatch.setattr(GatheredReads, "_ask", None)
+    assert in_native_thread(lambda: app.AsyncResult(task_id).state)() == "SUCCESS"
+
+
+@pytest.mark.parametrize("name", ["sqlite", "file"])
+def test_one_that_cannot_be_read_is_told_to_who_asks_for_it(
+    make: Callable[..., Celery], stores: dict[str, Store], django: Path, name: str
+) -> None:
+    app = make(name)
+    ids = [store(app, i) for i in range(10)]
+    spoil(stores, django, name, ids[5])
+    gathering(app)
+    metas = crowd(10, lambda i: app.backend.get_task_meta(ids[i]))
+    assert isinstance(metas.pop(5), Exception)
+    assert [meta["result"] for meta in metas] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+
+
+def test_an_id_that_the_store_refuses_is_told_to_who_asks_for_it(
+    make: Callable[..., Celery],
+) -> None:
+    app = make("postgres")
+    ids = [*(store(app, i) for i in range(10)), "a\0b"]
+    gathering(app)
+    metas = crowd(11, lambda i: app.backend.get_task_meta(ids[i]))
+    assert isinstance(metas.pop(), Exception)
+    assert [meta["result"] for meta in metas] == list(range(10))
+    assert app.backend.get_task_meta(ids[0])["result"] == 0
+
+
+def test_reads_in_an_outage(make: Callable[..., Celery], postgres: PostgresServer) -> None:
+    """They end as Celery's end, with its error, and work again afterwards."""
+    app = make("postgres", result_backend_always_retry=False)
+    task_id = store(app, 1)
+    gathering(app)
+    postgres.stop()
+    try:
+        errors = crowd(5, lambda _: app.AsyncResult(task_id).state)
+    finally:
+        postgres.start()
+    assert {type(error).__name__ for error in errors} == {"OperationalError"}
+    assert crowd(5, lambda _: app.AsyncResult(task_id).state) == ["SUCCESS"] * 5
+
+
+@green_only
+def test_a_query_that_hangs_holds_up_who_comes_first_alone(
+    make: Callable[..., Celery], postgres: PostgresServer
+) -> None:
+    with proxied(postgres.port) as proxy:
+        url = postgres.url("web").replace(str(postgres.port), str(proxy.port))
+        app = make("postgres", result_backend=url)
+        task_id = store(app, 1)
+        reads = gathering(app)
+        proxy.swallow()
+        first = [spawn_call(lambda: app.AsyncResult(task_id).state) for _ in range(3)]
+        wait_until(lambda: reads._asked, "the query")
+        proxy.pass_on()  # over new connections
+        wait_until(lambda: all(first), "those who were held up")
+        assert first == [["SUCCESS"]] * 3
+        begun = time.monotonic()
+        assert [app.AsyncResult(task_id).state for _ in range(10)] == ["SUCCESS"] * 10
+        assert time.monotonic() - begun < 5 * gathered.PATIENCE
+        assert reads._asked, "it hangs no more"
+
+
+@green_only
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+@pytest.mark.parametrize("begun", [True, False])
+def test_who_reads_for_all_is_killed(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch, name: str, begun: bool
+) -> None:
+    app = make(name)
+    ids = [store(app, i) for i in range(10)]
+    reads = gathering(app)
+    spawned = app.backend.result_consumer.drainer.spawn_apart
+    killed: list[Any] = []
+
+    def spawn_killed(function: Callable[..., object], *args: Any) -> Any:
+        greenlet = spawned(function, *args)
+        if not killed:
+            killed.append(greenlet)
+            if begun:
+                spawn(lambda: wait_until(lambda: reads._asked, "the query") and kill(greenlet))
+            else:
+                kill(greenlet)
+        return greenlet
+
+    monkeypatch.setattr(app.backend.result_consumer.drainer, "spawn_apart", spawn_killed)
+    assert crowd(10, lambda i: app.AsyncResult(ids[i]).result) == list(range(10))
+    assert killed
+    assert crowd(10, lambda i: app.AsyncResult(ids[i]).result) == list(range(10))
+    assert not reads._gathered
+
+
+@green_only
+def test_a_timeout_is_raised_in_who_has_set_it_alone(
+    make: Callable[..., Celery], postgres: PostgresServer
+) -> None:
+    app = make("postgres")
+    ids, given_up = [store(app, i) for i in range(10)], list[int]()
+    gathering(app)
+
+    def read(i: int) -> object:
+        with limit(0.2) if i == 3 else nullcontext():
+            return app.AsyncResult(ids[i]).result
+
+    def impatient(i: int) -> object:
+        try:
+            return read(i)
+        except TooLong:
+            given_up.append(i)
+            return "too long"
+
+    with postgres.locked("celery_taskmeta") as release:
+        outcomes: list[Any] = []
+        spawn(lambda: outcomes.extend(crowd(10, impatient)))
+        wait_until(lambda: given_up, "the timeout")
+        release()
+    wait_until(lambda: outcomes, "all reads")
+    assert outcomes == [0, 1, 2, "too long", 4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.skipif(MODE != "gevent", reason="gevent copies greenlets")
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_fork_in_the_middle_of_reads(
+    make: Callable[..., Celery], postgres: PostgresServer, threads: bool
+) -> None:
+    import gevent
+
+    app = make("postgres", result_drainer_threads=threads)
+    count = gathered.MOST + 10  # the second query goes over the same connection
+    ids = [store(app, i) for i in range(count)]
+    reads = gathering(app)
+    outcomes: list[Any] = []
+    with postgres.locked("celery_taskmeta") as release:
+        spawn(lambda: outcomes.extend(crowd(count, lambda i: app.AsyncResult(ids[i]).result)))
+        wait_until(postgres.held_up, "the query")
+        child = os.fork()
+        if not child:
+            try:
+                gevent.sleep(0.2)  # whatever was copied has its turn
+            finally:
+                os._exit(int(app.backend.result_consumer.reads is reads))
+        assert os.waitpid(child, 0)[1] == 0
+        release()
+    wait_until(lambda: outcomes, "all reads")
+    assert outcomes == list(range(count))
+    if threads:
+        assert not reads._paused, "the child has closed the connection"
 
 
 # -- other processes

@@ -23,7 +23,7 @@ from ..drainers.patching import patchers
 from ..internals import psycopg_waits_in_c
 from ..settings import Settings
 
-__all__ = ("Traits", "has_own_clients", "traits_of")
+__all__ = ("Traits", "has_own_clients", "reads_for_all", "traits_of")
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,16 @@ def traits_of(backend: Any, stock: type, settings: Settings) -> Traits:
 def has_own_clients(stock: type) -> bool:
     """Whether a client of the class *stock* serves one call at a time only."""
     return OWN_CLIENTS in _names(stock)
+
+
+def reads_for_all(stock: type) -> bool:
+    """Whether the class *stock* can look for many tasks, and finds the same whoever asks.
+
+    Django asks its routers, which may go by the request, and has a transaction for each. Nothing is
+    known of classes of other packages.
+    """
+    name = f"{stock.__module__}.{stock.__qualname__}"
+    return name.startswith("celery.") and name in KNOWN and KNOWN[name][0].chunk > 1
 
 
 def _names(stock: type) -> list[str]:

@@ -104,6 +104,10 @@ class Lookup:
         """Return what the store has of *task_ids*; those it has nothing of are left out."""
         raise NotImplementedError("subclass responsibility")
 
+    def nothing(self, task_id: str) -> Meta:
+        """What Celery reads where the store has nothing of *task_id*."""
+        return {"status": states.PENDING, "result": None}
+
     def close(self) -> None:
         """Close the connection, if it is this look-up's own."""
 
@@ -255,6 +259,10 @@ class Rows(Lookup):
     def _read_row(self, row: Any) -> Meta:
         self.store.ResultSession = partial(LoadedRow, row)
         return self._read(row.task_id)
+
+    def nothing(self, task_id: str) -> Meta:
+        self.store.ResultSession = partial(LoadedRow, None)
+        return self._read(task_id)
 
     def close(self) -> None:
         if self._connection is not None:

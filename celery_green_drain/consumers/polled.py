@@ -19,6 +19,7 @@ from celery import uuid
 from .. import drainers
 from ..quoting import one_line
 from .base import ResultConsumer
+from .gathered import GatheredReads
 from .lookups import OneByOne, refuses_login, unreadable
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class PolledResultConsumer(ResultConsumer):
         #: What the store raised, until the loop has taken notice.
         self._error: Exception | None = None
         self._calls: dict[type[Drainer], Lanes] = {}
+        self.reads = GatheredReads(self)
         self._interval = self.settings.poll_min
         #: When to look next, and when somebody was waited for last: by the monotonic clock.
         self._due = 0.0
@@ -196,7 +198,7 @@ class PolledResultConsumer(ResultConsumer):
                 self.drainer.discard(spawned)
         backend = self.backend
         kept = None if backend is None else backend.forget_connections()
-        return self._poller, self._calls, kept
+        return self._poller, self._calls, self.reads.forget(), kept
 
 
 #: The ids to look for next; None: end.

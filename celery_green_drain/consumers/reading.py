@@ -1,4 +1,4 @@
-"""A stored value that somebody asks the drain loop for, together with whoever else asks."""
+"""A stored value that somebody asks for, to be read together with what others ask for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ("Reading",)
 
 
 class Reading:
-    """One read: the loop answers it, or says that it cannot."""
+    """One read: whoever reads for all answers it, or says that it cannot."""
 
     __slots__ = ("_signal", "answered", "key", "value")
 
@@ -33,6 +33,11 @@ class Reading:
     def give_up(self) -> None:
         """Whoever waits has to ask in another way. Without effect where it is answered."""
         self._signal.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to be waited for."""
+        return self._signal.ready
 
     def wait(self, timeout: float) -> bool:
         """Wait for the answer, *timeout* seconds at most; return whether there is one."""

@@ -72,6 +72,10 @@ class EventletDrainer(Drainer):
         return selector
 
     @classmethod
+    def at_home(cls) -> bool:
+        return _in_main_thread()
+
+    @classmethod
     def lanes(cls, limit: int, native: bool = False) -> Lanes:
         lanes = super().lanes(limit)
         if not native:

@@ -85,9 +85,13 @@ class GeventDrainer(Drainer):
             run_callback(_nothing)
 
     @classmethod
+    def at_home(cls) -> bool:
+        return bool(get_hub().main_hub)
+
+    @classmethod
     def shares_sockets(cls) -> bool:
         # A socket belongs to the hub of the native thread that has made it.
-        return bool(get_hub().main_hub)
+        return cls.at_home()
 
     @classmethod
     def lanes(cls, limit: int, native: bool = False) -> Lanes:
@@ -97,7 +101,7 @@ class GeventDrainer(Drainer):
         pools: list[ThreadPool] = []
 
         def call(function: Callable[..., Any], *args: Any) -> Any:
-            if not get_hub().main_hub:
+            if not cls.at_home():
                 return function(*args)  # in a native thread already
             if not pools:
                 # Larger than what is let in, as a call goes on whose caller was killed.

@@ -121,6 +121,11 @@ class Library:
         """
 
     @classmethod
+    def at_home(cls) -> bool:
+        """Whether the caller is in the native thread where greenlets live: the main one."""
+        return True
+
+    @classmethod
     def shares_sockets(cls) -> bool:
         """Whether the caller may use sockets that others have opened who may, and they its own."""
         return True

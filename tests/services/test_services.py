@@ -17,7 +17,7 @@ from celery_green_drain.consumers import polled
 from ..green import GREEN, MODE, crowd, size, spawn_get, wait_until
 from ..proxy import proxied
 from ..tasks import make_app
-from ..test_polled import Ticker
+from ..test_polled import Ticker, read_alone_and_together
 from ..watcher import Watcher
 from .conftest import Make
 from .servers import (
@@ -78,6 +78,10 @@ def test_states_in_between(app: Celery) -> None:
     store(app, "end", task_id=task_id)
     watcher.wait()
     assert [state.result for state in watcher.seen] == [{"step": 1}, {"step": 2}, "end"]
+
+
+def test_what_is_read_with_others_is_what_is_read_alone(app: Celery) -> None:
+    read_alone_and_together(app)
 
 
 def test_what_is_there_already_and_what_is_not(app: Celery) -> None:

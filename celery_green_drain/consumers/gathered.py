@@ -1,0 +1,160 @@
+"""Single reads of a polled store: those that are asked for while one is under way go together.
+
+That is ``result.state``, ``ready()`` and the like, which progress bars ask for at once. A read that
+finds none under way is made where it is asked for, as Celery makes it. For all others there is a
+greenlet: it makes one query for those who have asked since the last one, and ends when nobody has.
+
+As it is nobody's own, no answer depends on the transaction, the context or the timeout of who
+happened to ask first. And nobody depends on it: where its query fails, or takes long, each reads
+alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .. import drainers
+from ..pending import Meta
+from .reading import Reading
+
+if TYPE_CHECKING:
+    from ..drainers.base import Drainer
+    from .lookups import Lookup
+    from .polled import PolledResultConsumer
+
+__all__ = ("GatheredReads",)
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a query may take before who waits for it, or comes then, reads alone.
+PATIENCE = 1.0
+
+#: Seconds that all read alone after a query has failed.
+PAUSE = 10.0
+
+#: States read by one query, as they are all in memory then, and answered before others may run.
+MOST = 100
+
+
+class GatheredReads:
+    """Makes the single reads of one store. See the module for how.
+
+    :param consumer: makes the calls to the store.
+    """
+
+    def __init__(self, consumer: PolledResultConsumer) -> None:
+        self._consumer = consumer
+        #: Those that wait for the next query, and those of the one under way.
+        self._gathered: deque[Reading] = deque()
+        self._asked: list[Reading] = []
+        #: Whether a read is under way where it was asked for.
+        self._first = False
+        #: The greenlet, and whether it is the parent's, in a child.
+        self._greenlet: object = None
+        self._forgotten = False
+        #: When its query was begun, and until when none is made, by the monotonic clock.
+        self._began = 0.0
+        self._paused = 0.0
+
+    def read(self, task_id: str, alone: Callable[[], Meta]) -> Meta:
+        """Return the state of *task_id*.
+
+        :param alone: reads it where it is called, and raises what Celery raises.
+        """
+        drainer = self._drainer_here()
+        if drainer is None:
+            return alone()
+        if self._first or self._greenlet is not None:
+            reading = Reading(task_id, drainer.signal())
+            self._ask(reading, drainer)
+            return alone() if not self._wait(reading) else reading.value
+        self._first = True
+        try:
+            return alone()
+        finally:
+            self._first = False
+
+    def forget(self) -> object:
+        """Return what is under way, in a child of the process that does it."""
+        self._forgotten = True
+        if self._greenlet is not None:
+            self._consumer.drainer.discard(self._greenlet)
+        return self
+
+    def _drainer_here(self) -> Drainer | None:
+        """What runs the greenlet; None: the caller is to read alone."""
+        now = time.monotonic()
+        if now < self._paused or self._hangs(now):
+            return None
+        library = drainers.fitting()
+        if library is drainers.threaded() or not library.at_home():
+            return None
+        drainer = self._consumer.drainer
+        return drainer if isinstance(drainer, library) and drainer.is_local() else None
+
+    def _hangs(self, now: float) -> bool:
+        return self._greenlet is not None and now > self._began + PATIENCE
+
+    # -- for who asks
+
+    def _ask(self, reading: Reading, drainer: Drainer) -> None:
+        self._gathered.append(reading)
+        if self._greenlet is None or not drainer.lives(self._greenlet):
+            self._began = time.monotonic()
+            self._greenlet = drainer.spawn_apart(self._run)
+
+    def _wait(self, reading: Reading) -> bool:
+        """Wait for the answer; return whether there is one."""
+        while not reading.ended:
+            now = time.monotonic()
+            if self._hangs(now):
+                return False
+            reading.wait(self._began + PATIENCE - now)
+        return reading.answered
+
+    # -- in the greenlet
+
+    def _run(self) -> None:
+        lookup: Lookup | None = None
+        try:
+            lookup = self._consumer.backend.lookup()
+            while self._gathered:
+                self._read_all(lookup)
+        except Exception as exc:  # each is told by its own read, if that fails as well
+            logger.debug("Reading %d states at once failed: %r", len(self._asked), exc)
+            self._paused = time.monotonic() + PAUSE
+        finally:
+            # Also where it is killed.
+            self._greenlet = None
+            for reading in (*self._asked, *self._gathered):
+                reading.give_up()
+            self._asked = []
+            self._gathered.clear()
+            if lookup is not None and not self._forgotten:
+                self._close(lookup)
+
+    def _read_all(self, lookup: Lookup) -> None:
+        count = min(len(self._gathered), lookup.chunk, MOST)
+        self._asked = [self._gathered.popleft() for _ in range(count)]
+        self._began = time.monotonic()
+        task_ids = list(dict.fromkeys(reading.key for reading in self._asked))
+        found = dict(self._consumer.call_store(lookup.find, task_ids))
+        for reading in self._asked:
+            read = found.get(reading.key)
+            try:
+                meta = lookup.nothing(reading.key) if read is None else read()
+            except Exception:
+                reading.give_up()  # it reads alone, and raises this
+            else:
+                reading.answer(meta)
+        self._asked = []
+
+    def _close(self, lookup: Lookup) -> None:
+        try:
+            self._consumer.call_store(lookup.close)
+        except Exception as exc:
+            logger.debug("Closing the connection of single reads failed: %r", exc)
