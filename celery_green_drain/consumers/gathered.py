@@ -71,7 +71,7 @@ class GatheredReads:
         if self._first or self._greenlet is not None:
             reading = Reading(task_id, drainer.signal())
             self._ask(reading, drainer)
-            return alone() if not self._wait(reading) else reading.value
+            return reading.value if self._wait(reading) else alone()
         self._first = True
         try:
             return alone()
@@ -87,33 +87,35 @@ class GatheredReads:
 
     def _drainer_here(self) -> Drainer | None:
         """What runs the greenlet; None: the caller is to read alone."""
-        now = time.monotonic()
-        if now < self._paused or self._hangs(now):
-            return None
         library = drainers.fitting()
         if library is drainers.threaded() or not library.at_home():
             return None
         drainer = self._consumer.drainer
-        return drainer if isinstance(drainer, library) and drainer.is_local() else None
+        if not isinstance(drainer, library) or not drainer.is_local():
+            return None
+        if not drainer.lives(self._greenlet):
+            # None was there, or it was killed before it ran.
+            self._greenlet = None
+        hangs = self._greenlet is not None and self._left <= 0
+        return None if hangs or time.monotonic() < self._paused else drainer
 
-    def _hangs(self, now: float) -> bool:
-        return self._greenlet is not None and now > self._began + PATIENCE
+    @property
+    def _left(self) -> float:
+        """Seconds that the query under way may still take."""
+        return self._began + PATIENCE - time.monotonic()
 
     # -- for who asks
 
     def _ask(self, reading: Reading, drainer: Drainer) -> None:
         self._gathered.append(reading)
-        if self._greenlet is None or not drainer.lives(self._greenlet):
+        if self._greenlet is None:
             self._began = time.monotonic()
             self._greenlet = drainer.spawn_apart(self._run)
 
     def _wait(self, reading: Reading) -> bool:
         """Wait for the answer; return whether there is one."""
-        while not reading.ended:
-            now = time.monotonic()
-            if self._hangs(now):
-                return False
-            reading.wait(self._began + PATIENCE - now)
+        while not reading.ended and (left := self._left) > 0:
+            reading.wait(left)
         return reading.answered
 
     # -- in the greenlet
