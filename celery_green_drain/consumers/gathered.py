@@ -22,9 +22,9 @@ from ..pending import Meta
 from .reading import Reading
 
 if TYPE_CHECKING:
-    from ..drainers.base import Drainer
+    from ..drainers.base import Drainer, Lanes
+    from .base import ResultConsumer
     from .lookups import Lookup
-    from .polled import PolledResultConsumer
 
 __all__ = ("GatheredReads",)
 
@@ -43,19 +43,19 @@ MOST = 100
 class GatheredReads:
     """Makes the single reads of one store. See the module for how.
 
-    :param consumer: makes the calls to the store.
+    :param call_store: makes a call to the store, where it may block, and in its turn.
     """
 
-    def __init__(self, consumer: PolledResultConsumer) -> None:
+    def __init__(self, consumer: ResultConsumer, call_store: Lanes) -> None:
         self._consumer = consumer
+        self._call_store = call_store
         #: Those that wait for the next query, and those of the one under way.
         self._gathered: deque[Reading] = deque()
         self._asked: list[Reading] = []
         #: Whether a read is under way where it was asked for.
         self._first = False
-        #: The greenlet, and whether it is the parent's, in a child.
+        #: What makes the queries.
         self._greenlet: object = None
-        self._forgotten = False
         #: When its query was begun, and until when none is made, by the monotonic clock.
         self._began = 0.0
         self._paused = 0.0
@@ -80,7 +80,6 @@ class GatheredReads:
 
     def forget(self) -> object:
         """Return what is under way, in a child of the process that does it."""
-        self._forgotten = True
         if self._greenlet is not None:
             self._consumer.drainer.discard(self._greenlet)
         return self
@@ -136,15 +135,16 @@ class GatheredReads:
                 reading.give_up()
             self._asked = []
             self._gathered.clear()
-            if lookup is not None and not self._forgotten:
-                self._close(lookup)
+        # Not where it was killed: a native thread may be in the middle of a query.
+        if lookup is not None:
+            self._close(lookup)
 
     def _read_all(self, lookup: Lookup) -> None:
         count = min(len(self._gathered), lookup.chunk, MOST)
         self._asked = [self._gathered.popleft() for _ in range(count)]
         self._began = time.monotonic()
         task_ids = list(dict.fromkeys(reading.key for reading in self._asked))
-        found = dict(self._consumer.call_store(lookup.find, task_ids))
+        found = dict(self._call_store(lookup.find, task_ids))
         for reading in self._asked:
             read = found.get(reading.key)
             try:
@@ -157,6 +157,6 @@ class GatheredReads:
 
     def _close(self, lookup: Lookup) -> None:
         try:
-            self._consumer.call_store(lookup.close)
+            self._call_store(lookup.close)
         except Exception as exc:
             logger.debug("Closing the connection of single reads failed: %r", exc)

@@ -55,7 +55,7 @@ class PolledResultConsumer(ResultConsumer):
         #: What the store raised, until the loop has taken notice.
         self._error: Exception | None = None
         self._calls: dict[type[Drainer], Lanes] = {}
-        self.reads = GatheredReads(self)
+        self.reads = GatheredReads(self, self.call_store)
         self._interval = self.settings.poll_min
         #: When to look next, and when somebody was waited for last: by the monotonic clock.
         self._due = 0.0
@@ -266,6 +266,7 @@ class Poller:
         self._signal.set()
 
     def _run(self) -> None:
+        looking = False
         try:
             while True:
                 self._signal.wait()
@@ -275,17 +276,20 @@ class Poller:
                     task_ids = self._requests.popleft()
                     if task_ids is None:
                         return
+                    looking = True
                     try:
                         found, error = self._look(task_ids)
                     except Exception as exc:  # such as no thread to be had for a lane
                         found, error = [], exc
+                    looking = False
                     self._note(found, error)
         finally:
             # Killed, if this is not the end that was asked for.
             if not self.forgotten:
                 self.ended = True
                 self._note([], RuntimeError("the greenlet that polls was killed"))
-                self._close()
+                if not looking:  # or a native thread may be in the middle of it
+                    self._close()
 
     def _note(self, found: list[Found], error: Exception | None) -> None:
         self._consumer.looked(self, found, error)
