@@ -17,6 +17,7 @@ __all__ = (
     "make_known",
     "psycopg_waits_in_c",
     "redis_socket",
+    "sqlalchemy_is_listened_to",
 )
 
 
@@ -89,3 +90,22 @@ def psycopg_waits_in_c() -> bool:
 def redis_socket(connection: Any) -> Any:
     """The socket of a connection of redis-py, which has no other way to wait for it."""
     return connection._sock
+
+
+def sqlalchemy_is_listened_to() -> bool:
+    """Whether somebody listens to all connections or queries, and not to those of one engine."""
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine.default import DefaultDialect
+    from sqlalchemy.orm import Query, Session
+    from sqlalchemy.pool import Pool
+
+    classes: tuple[Any, ...] = (Engine, DefaultDialect, Pool, Session, Query)
+    try:
+        listeners = [
+            getattr(cls.dispatch, name)._clslevel
+            for cls in classes
+            for name in cls.dispatch._event_names
+        ]
+    except AttributeError:  # of a version that has other names
+        return True
+    return any(any(each.values()) for each in listeners if each)

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,15 +104,11 @@ class PostgresServer:
             return row[0]
 
     @contextmanager
-    def locked(self, table: str) -> Iterator[Callable[[], None]]:
-        """Keep all from reading *table*, until the end or the call of what this gives."""
+    def locked(self, table: str) -> Iterator[None]:
+        """Keep all from reading *table*."""
         with self.connect() as connection:
             connection.execute(f"LOCK TABLE {table}")
-            yield connection.rollback
-
-    def held_up(self) -> int:
-        """How many statements wait for a lock."""
-        return int(self.ask("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+            yield
 
     def copy_result(self, task_id: str, others: list[str]) -> None:
         """Give *others* the result of *task_id*."""

@@ -16,9 +16,17 @@ from celery.backends.redis import RedisBackend
 from celery.backends.rpc import RPCBackend
 from celery.result import AsyncResult
 from kombu import pools, serialization
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Query, Session
+from sqlalchemy.pool import Pool
 
 import celery_green_drain
-from celery_green_drain.internals import disown_pools, psycopg_waits_in_c
+from celery_green_drain.internals import (
+    disown_pools,
+    psycopg_waits_in_c,
+    sqlalchemy_is_listened_to,
+)
 
 from .green import MODE
 
@@ -27,9 +35,11 @@ PRIVATE: dict[str, Any] = {
     "_ConnectionPool": RedisBackend(app=Celery(set_as_current=False), url="redis://"),
     "_after_fork": RPCBackend,
     "_cache": AsyncResult("1", app=Celery(set_as_current=False)),
+    "_clslevel": Engine.dispatch.begin,
     "_create_client": RedisBackend,
     "_decoders": serialization.registry,
     "_ensure_not_eager": BaseBackend,
+    "_event_names": Engine.dispatch,
     "_forget": BaseBackend,
     "_get_current_object": type(current_task),
     "_get_pool": RedisBackend,
@@ -88,6 +98,27 @@ def test_how_psycopg_waits() -> None:
 
     assert callable(waiting.wait)
     assert psycopg_waits_in_c() is (MODE != "gevent" and hasattr(waiting, "wait_c"))
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        (Engine, "before_cursor_execute"),
+        (Engine, "connect"),
+        (Engine, "do_connect"),
+        (Pool, "checkout"),
+        (Session, "do_orm_execute"),
+        (Query, "before_compile"),
+    ],
+)
+def test_who_listens_to_sqlalchemy(target: type, name: str) -> None:
+    assert not sqlalchemy_is_listened_to()
+    event.listen(target, name, print)
+    try:
+        assert sqlalchemy_is_listened_to()
+    finally:
+        event.remove(target, name, print)
+    assert not sqlalchemy_is_listened_to()
 
 
 def test_the_pools_of_an_app() -> None:

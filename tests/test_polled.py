@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import pickle
 import signal
 import sqlite3
@@ -14,8 +13,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import Celery, chain, chord, group, uuid
@@ -24,6 +25,7 @@ from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import GroupResult, ResultSet
 
 from celery_green_drain import DrainerStopped, sse, watch
+from celery_green_drain.backends.stores import gathers
 from celery_green_drain.consumers import gathered, polled
 from celery_green_drain.consumers.gathered import GatheredReads
 
@@ -796,18 +798,38 @@ def test_single_look_ups_serve_where_those_for_many_fail(
 
 green_only = pytest.mark.skipif(not GREEN, reason="where threads are native each reads alone")
 
+#: Stores whose single reads go together.
+GATHER = ("sqlite", "postgres")
 
-def gathering(app: Celery) -> GatheredReads:
-    """Have all reads go together, as if one were under way where it was asked for."""
+
+def gathering(app: Celery) -> list[bool]:
+    """Have all reads go together; return which were answered so, once they are.
+
+    As if one were under way where it was asked for.
+    """
     reads: GatheredReads = app.backend.result_consumer.reads
+    wait, answered = reads._wait, list[bool]()
+    reads._wait = lambda reading: answered.append(wait(reading)) or answered[-1]  # type: ignore
     reads._first = True
-    return reads
+    return answered
+
+
+@contextmanager
+def held_up(stores: dict[str, Store], postgres: PostgresServer, name: str) -> Iterator[None]:
+    """Nobody is answered."""
+    with (
+        locked(stores[name].url.partition(":///")[2], 0.5)
+        if name == "sqlite"
+        else postgres.locked("celery_taskmeta")
+    ):
+        yield
 
 
 @green_only
 def test_reads_at_once_are_few_queries(
-    make: Callable[..., Celery], postgres: PostgresServer
+    make: Callable[..., Celery], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(gathered, "PATIENCE", 60)
     app = make("postgres")
     ids = [store(app, {"done": 1}, "PROGRESS"), *(uuid() for _ in range(199))]
     before = len(looks(postgres))
@@ -824,7 +846,7 @@ def test_one_read_is_made_where_it_is_asked_for(
     app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [store(app, i) for i in range(5)]
-    monkeypatch.setattr(GatheredReads, "_ask", None)
+    monkeypatch.setattr(GatheredReads, "_wait", None)
     assert [app.AsyncResult(task_id).result for task_id in ids] == list(range(5))
 
 
@@ -840,18 +862,77 @@ def read_alone_and_together(app: Celery) -> None:
         uuid(),
     ] * 5
     alone = [repr(app.backend.get_task_meta(task_id)) for task_id in ids]
-    gathering(app)
+    answered = gathering(app)
     metas = crowd(len(ids), lambda i: app.backend.get_task_meta(ids[i]))
     assert [repr(meta) for meta in metas] == alone
     lists = [meta["result"]["list"] for meta in metas[::4]]
     assert len({id(each) for each in lists}) == len(lists)
+    assert answered == [True] * (len(ids) if GREEN and app.backend.gathers else 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_which_stores_gather(make: Callable[..., Celery], name: str) -> None:
+    assert make(name).backend.gathers is (name in GATHER)
+
+
+def test_a_subclass_gathers_not(make: Callable[..., Celery]) -> None:
+    """It may go by who asks."""
+    backend = make("sqlite").backend
+    assert gathers(backend, backend.stock)
+    assert not gathers(backend, type("Own", (backend.stock,), {}))
+
+
+def test_where_celery_keeps_what_it_has_read_it_reads_itself(make: Callable[..., Celery]) -> None:
+    app = make("sqlite", result_cache_max=100)
+    assert not app.backend.gathers
+    ids = [store(app, i) for i in range(10)]
+    gathering(app)
+    assert crowd(10, lambda i: app.AsyncResult(ids[i]).result) == list(range(10))
+    assert all(map(app.backend.is_cached, ids))
+
+
+@green_only
+def test_who_listens_to_all_queries_is_told_of_each_where_it_is_made(
+    make: Callable[..., Celery],
+) -> None:
+    """As who chooses a tenant by the context."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    tenant: ContextVar[int] = ContextVar("tenant", default=-1)
+    told: list[int] = []
+
+    def listen(*_: object) -> None:
+        told.append(tenant.get())
+
+    app, task_id = make("sqlite"), uuid()
+    app.backend.get_task_meta(task_id)
+    gathering(app)
+
+    def read(i: int) -> object:
+        tenant.set(i)
+        return app.AsyncResult(task_id).state
+
+    event.listen(Engine, "before_cursor_execute", listen)
+    try:
+        assert crowd(10, read) == ["PENDING"] * 10
+    finally:
+        event.remove(Engine, "before_cursor_execute", listen)
+    assert set(told) == set(range(10))
+
+
+@pytest.mark.parametrize("callback", [print, "builtins.print"])
+def test_who_sees_to_the_engines_does_so_for_each_read(
+    make: Callable[..., Celery], callback: object
+) -> None:
+    assert not make("sqlite", database_engine_callback=callback).backend.gathers
 
 
 @green_only
 def test_a_read_sees_what_was_stored_before_it(make: Callable[..., Celery]) -> None:
     """Never the answer to a query that was under way already."""
     app, task_id = make("sqlite"), uuid()
-    gathering(app)
+    answered = gathering(app)
 
     def read_along(_: int) -> None:
         for _ in range(20):
@@ -866,78 +947,72 @@ def test_a_read_sees_what_was_stored_before_it(make: Callable[..., Celery]) -> N
 
     outcomes = crowd(5, lambda i: read_along(i) if i else store_and_read(i))
     assert outcomes[0] == list(range(20))
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("django-db", {}),  # goes by the router and the transaction of who asks
-        ("django-cache", {}),
-        ("own", {}),
-        ("sqlite", {"result_cache_max": 100}),  # Celery keeps what it has read itself
-    ],
-)
-def test_where_nobody_reads_for_others(
-    make: Callable[..., Celery],
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    settings: dict[str, Any],
-) -> None:
-    app = make(name, **settings)
-    ids = [store(app, i) for i in range(10)]
-    gathering(app)
-    monkeypatch.setattr(GatheredReads, "_ask", None)
-    assert crowd(10, lambda i: app.AsyncResult(ids[i]).result) == list(range(10))
-    if settings:
-        assert all(map(app.backend.is_cached, ids))
+    assert answered == [True] * 100
 
 
 @green_only
-def test_a_read_in_a_native_thread_is_made_there(
-    app: Celery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_in_a_native_thread_is_made_there(make: Callable[..., Celery]) -> None:
+    app = make("sqlite")
     task_id = store(app, 1)
-    gathering(app)
-    monkeypatch.setattr(GatheredReads, "_ask", None)
+    answered = gathering(app)
     assert in_native_thread(lambda: app.AsyncResult(task_id).state)() == "SUCCESS"
+    assert not answered
 
 
-@pytest.mark.parametrize("name", ["sqlite", "file"])
+@green_only
 def test_one_that_cannot_be_read_is_told_to_who_asks_for_it(
-    make: Callable[..., Celery], stores: dict[str, Store], django: Path, name: str
+    make: Callable[..., Celery], stores: dict[str, Store], django: Path
 ) -> None:
-    app = make(name)
+    app = make("sqlite")
     ids = [store(app, i) for i in range(10)]
-    spoil(stores, django, name, ids[5])
-    gathering(app)
+    spoil(stores, django, "sqlite", ids[5])
+    answered = gathering(app)
     metas = crowd(10, lambda i: app.backend.get_task_meta(ids[i]))
     assert isinstance(metas.pop(5), Exception)
     assert [meta["result"] for meta in metas] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+    assert answered == [True] * 10
 
 
+@green_only
 def test_an_id_that_the_store_refuses_is_told_to_who_asks_for_it(
     make: Callable[..., Celery],
 ) -> None:
-    app = make("postgres")
+    app = make("postgres", result_backend_always_retry=False)
     ids = [*(store(app, i) for i in range(10)), "a\0b"]
-    gathering(app)
+    answered = gathering(app)
     metas = crowd(11, lambda i: app.backend.get_task_meta(ids[i]))
     assert isinstance(metas.pop(), Exception)
     assert [meta["result"] for meta in metas] == list(range(10))
+    del answered[:]
     assert app.backend.get_task_meta(ids[0])["result"] == 0
+    assert answered == [True], "it is held against the others"
 
 
+@green_only
+def test_ids_that_are_no_text_are_left_to_celery(make: Callable[..., Celery]) -> None:
+    app = make("sqlite")
+    answered = gathering(app)
+    task_id = store(app, 1)
+    alone = [
+        app.backend.get_task_meta(each)["status"] for each in (task_id.encode(), UUID(task_id))
+    ]
+    assert alone == ["PENDING", "PENDING"]
+    assert not answered
+
+
+@green_only
 def test_reads_in_an_outage(make: Callable[..., Celery], postgres: PostgresServer) -> None:
     """They end as Celery's end, with its error, and work again afterwards."""
     app = make("postgres", result_backend_always_retry=False)
     task_id = store(app, 1)
-    gathering(app)
+    answered = gathering(app)
     postgres.stop()
     try:
         errors = crowd(5, lambda _: app.AsyncResult(task_id).state)
     finally:
         postgres.start()
     assert {type(error).__name__ for error in errors} == {"OperationalError"}
+    assert answered == [False] * 5
     assert crowd(5, lambda _: app.AsyncResult(task_id).state) == ["SUCCESS"] * 5
 
 
@@ -949,45 +1024,61 @@ def test_a_query_that_hangs_holds_up_who_comes_first_alone(
         url = postgres.url("web").replace(str(postgres.port), str(proxy.port))
         app = make("postgres", result_backend=url)
         task_id = store(app, 1)
-        reads = gathering(app)
+        answered, reads = gathering(app), app.backend.result_consumer.reads
         proxy.swallow()
         first = [spawn_call(lambda: app.AsyncResult(task_id).state) for _ in range(3)]
         wait_until(lambda: reads._asked, "the query")
+        time.sleep(gathered.PATIENCE / 2)  # its connection was let in
         proxy.pass_on()  # over new connections
         wait_until(lambda: all(first), "those who were held up")
         assert first == [["SUCCESS"]] * 3
-        begun = time.monotonic()
+        assert answered == [False] * 3
         assert [app.AsyncResult(task_id).state for _ in range(10)] == ["SUCCESS"] * 10
-        assert time.monotonic() - begun < 5 * gathered.PATIENCE
+        assert len(answered) == 3, "others have waited for it, too"
         assert reads._asked, "it hangs no more"
 
 
 @green_only
-@pytest.mark.parametrize("name", ["sqlite", "postgres"])
-@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("name", GATHER)
 def test_who_reads_for_all_is_killed(
-    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch, name: str, begun: bool
+    make: Callable[..., Celery], stores: dict[str, Store], postgres: PostgresServer, name: str
 ) -> None:
     app = make(name)
     ids = [store(app, i) for i in range(10)]
-    reads = gathering(app)
-    spawned = app.backend.result_consumer.drainer.spawn_apart
-    greenlets: list[Any] = []
-
-    def spawn_killed(function: Callable[..., object], *args: Any) -> Any:
-        greenlet = spawned(function, *args)
-        greenlets.append(greenlet)
-        if len(greenlets) == 1:
-            if begun:
-                spawn(lambda: wait_until(lambda: reads._asked, "the query") and kill(greenlet))
-            else:
-                kill(greenlet)
-        return greenlet
-
-    monkeypatch.setattr(app.backend.result_consumer.drainer, "spawn_apart", spawn_killed)
+    answered, reads = gathering(app), app.backend.result_consumer.reads
+    outcomes: list[Any] = []
+    with held_up(stores, postgres, name):
+        spawn(lambda: outcomes.extend(crowd(10, lambda i: app.AsyncResult(ids[i]).result)))
+        wait_until(lambda: len(reads._asked) == 10, "the query")
+        time.sleep(0.1)  # the store has it now
+        kill(reads._greenlet)
+        wait_until(lambda: len(answered) == 10, "those who were told")
+    wait_until(lambda: outcomes, "all reads")
+    assert outcomes == list(range(10))
+    assert answered == [False] * 10
     assert crowd(10, lambda i: app.AsyncResult(ids[i]).result) == list(range(10))
+    assert answered[10:] == [True] * 10
+
+
+@green_only
+def test_who_reads_for_all_is_killed_before_it_runs(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make("sqlite")
+    ids = [store(app, i) for i in range(10)]
+    answered, drainer = gathering(app), app.backend.result_consumer.drainer
+    spawn_apart = drainer.spawn_apart
+
+    def spawn_killed(function: Callable[..., object]) -> object:
+        monkeypatch.undo()
+        spawned = spawn_apart(function)
+        kill(spawned)
+        return spawned
+
+    monkeypatch.setattr(drainer, "spawn_apart", spawn_killed)
+    assert app.AsyncResult(ids[0]).result == 0
     assert crowd(10, lambda i: app.AsyncResult(ids[i]).result) == list(range(10))
-    assert len(greenlets) >= 2, "nothing has taken its place"
+    assert answered == [False, *[True] * 10]
 
 
 @green_only
@@ -996,51 +1087,39 @@ def test_a_timeout_is_raised_in_who_has_set_it_alone(
 ) -> None:
     app = make("postgres")
     ids, given_up = [store(app, i) for i in range(10)], list[int]()
-    gathering(app)
+    answered = gathering(app)
 
     def read(i: int) -> object:
-        with limit(0.2) if i == 3 else nullcontext():
-            return app.AsyncResult(ids[i]).result
-
-    def impatient(i: int) -> object:
         try:
-            return read(i)
+            with limit(0.2) if i == 3 else nullcontext():
+                return app.AsyncResult(ids[i]).result
         except TooLong:
             given_up.append(i)
             return "too long"
 
-    with postgres.locked("celery_taskmeta") as release:
-        outcomes: list[Any] = []
-        spawn(lambda: outcomes.extend(crowd(10, impatient)))
+    outcomes: list[Any] = []
+    with postgres.locked("celery_taskmeta"):
+        spawn(lambda: outcomes.extend(crowd(10, read)))
         wait_until(lambda: given_up, "the timeout")
-        release()
     wait_until(lambda: outcomes, "all reads")
     assert outcomes == [0, 1, 2, "too long", 4, 5, 6, 7, 8, 9]
+    assert answered == [True] * 9
 
 
-@pytest.mark.skipif(MODE != "gevent", reason="gevent copies greenlets")
+@pytest.mark.skipif(MODE != "gevent", reason="a thread that reads has locks that a child misses")
 def test_a_fork_in_the_middle_of_reads(
     make: Callable[..., Celery], postgres: PostgresServer
 ) -> None:
-    import gevent
-
-    app = make("postgres")
-    ids = [store(app, i) for i in range(10)]
-    reads = gathering(app)
-    outcomes: list[Any] = []
-    with postgres.locked("celery_taskmeta") as release:
-        spawn(lambda: outcomes.extend(crowd(10, lambda i: app.AsyncResult(ids[i]).result)))
-        wait_until(postgres.held_up, "the query")
-        child = os.fork()
-        if not child:
-            try:
-                gevent.sleep(0.2)  # whatever was copied has its turn
-            finally:
-                os._exit(int(app.backend.result_consumer.reads is reads))
-        assert os.waitpid(child, 0)[1] == 0
-        release()
-    wait_until(lambda: outcomes, "all reads")
-    assert outcomes == list(range(10))
+    task_id = store(make("postgres"), 42)
+    with postgres.locked("celery_taskmeta"):
+        program = subprocess.Popen(
+            command("forking_reads", MODE, postgres.url("web"), task_id),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert program.stdout is not None
+        assert program.stdout.readline() == "forked\n"
+    assert program.communicate(timeout=60) == ("fine\n", None)
 
 
 # -- other processes

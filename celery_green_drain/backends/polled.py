@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from typing import Any
 
 from celery.backends.base import unpickle_backend
@@ -17,10 +17,9 @@ from .. import forks
 from ..consumers.lookups import Lookup, OneByOne
 from ..consumers.polled import PolledResultConsumer
 from ..django import close_old_connections
-from ..internals import as_text
 from .base import DrainedBackendMixin
 from .memcached import ClientsMixin
-from .stores import Traits, has_own_clients, reads_for_all, traits_of
+from .stores import Traits, gathers, has_own_clients, traits_of
 
 __all__ = ("PolledBackendMixin", "polled")
 
@@ -71,17 +70,18 @@ class PolledBackendMixin(DrainedBackendMixin):
         if cache and self.is_cached(task_id):
             return super().get_task_meta(task_id)
         alone = partial(self._in_store, "get_task_meta", task_id, cache=cache)
-        if not self._reads_for_all or threading.get_ident() in self._inside:
+        # Each store takes ids of other types as it likes.
+        if type(task_id) is not str or threading.get_ident() in self._inside:
             return alone()
         forks.notice()
         self._ensure_not_eager()
-        return self.result_consumer.reads.read(as_text(task_id), alone)
+        return self.result_consumer.reads.read(task_id, alone)
 
-    @cached_property
-    def _reads_for_all(self) -> bool:
-        """Whether who reads a state may read those of others, too."""
+    @property
+    def gathers(self) -> bool:
+        """Whether single reads go together where they gather."""
         # What Celery is to keep it has to read itself.
-        return reads_for_all(self.stock) and self.app.conf.result_cache_max == -1
+        return self.app.conf.result_cache_max == -1 and gathers(self, self.stock)
 
     def get_group_meta(self, group_id: str, cache: bool = True) -> Any:
         return self._in_store("get_group_meta", group_id, cache=cache)

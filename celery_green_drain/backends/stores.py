@@ -23,7 +23,7 @@ from ..drainers.patching import patchers
 from ..internals import psycopg_waits_in_c
 from ..settings import Settings
 
-__all__ = ("Traits", "has_own_clients", "reads_for_all", "traits_of")
+__all__ = ("Traits", "gathers", "has_own_clients", "traits_of")
 
 
 @dataclass(frozen=True)
@@ -121,15 +121,18 @@ def has_own_clients(stock: type) -> bool:
     return OWN_CLIENTS in _names(stock)
 
 
-def reads_for_all(stock: type) -> bool:
-    """Whether the class *stock* can look for many tasks, and finds the same whoever asks.
+def gathers(backend: Any, stock: type) -> bool:
+    """Whether single reads of *backend*, which is one of the class *stock*, go together.
 
-    Django asks its routers, which may go by the request, and has a transaction for each. Nothing is
-    known of classes of other packages.
+    Not those of a subclass of what is known, which may go by who asks.
     """
-    name = f"{stock.__module__}.{stock.__qualname__}"
-    return name.startswith("celery.") and name in KNOWN and KNOWN[name][0].chunk > 1
+    known = KNOWN.get(_name(stock))
+    return known is not None and known[0].gathers(backend)
 
 
 def _names(stock: type) -> list[str]:
-    return [f"{cls.__module__}.{cls.__qualname__}" for cls in stock.__mro__]
+    return [_name(cls) for cls in stock.__mro__]
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

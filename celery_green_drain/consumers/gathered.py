@@ -15,7 +15,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
+
+from celery import uuid
 
 from .. import drainers
 from ..pending import Meta
@@ -24,7 +27,7 @@ from .reading import Reading
 if TYPE_CHECKING:
     from ..drainers.base import Drainer, Lanes
     from .base import ResultConsumer
-    from .lookups import Lookup
+    from .lookups import Found, Lookup
 
 __all__ = ("GatheredReads",)
 
@@ -33,10 +36,10 @@ logger = logging.getLogger(__name__)
 #: Seconds that a query may take before who waits for it, or comes then, reads alone.
 PATIENCE = 1.0
 
-#: Seconds that all read alone after a query has failed.
+#: Seconds that all read alone after the store has refused a query.
 PAUSE = 10.0
 
-#: States read by one query, as they are all in memory then, and answered before others may run.
+#: Tasks of one query, as what is stored of all of them is in memory then.
 MOST = 100
 
 
@@ -68,10 +71,19 @@ class GatheredReads:
         drainer = self._drainer_here()
         if drainer is None:
             return alone()
-        if self._first or self._greenlet is not None:
-            reading = Reading(task_id, drainer.signal())
-            self._ask(reading, drainer)
-            return reading.value if self._wait(reading) else alone()
+        if self._greenlet is None:
+            if not self._first:
+                return self._read_first(alone)
+            if not self._consumer.backend.gathers:
+                return alone()
+            self._began = time.monotonic()
+            self._greenlet = drainer.spawn_apart(self._run)
+        reading = Reading(task_id, drainer.signal())
+        self._gathered.append(reading)
+        # Decoded where it was asked for, as that takes time, and may fail.
+        return reading.value() if self._wait(reading) else alone()
+
+    def _read_first(self, alone: Callable[[], Meta]) -> Meta:
         self._first = True
         try:
             return alone()
@@ -103,18 +115,13 @@ class GatheredReads:
         """Seconds that the query under way may still take."""
         return self._began + PATIENCE - time.monotonic()
 
-    # -- for who asks
-
-    def _ask(self, reading: Reading, drainer: Drainer) -> None:
-        self._gathered.append(reading)
-        if self._greenlet is None:
-            self._began = time.monotonic()
-            self._greenlet = drainer.spawn_apart(self._run)
-
     def _wait(self, reading: Reading) -> bool:
         """Wait for the answer; return whether there is one."""
-        while not reading.ended and (left := self._left) > 0:
-            reading.wait(left)
+        try:
+            while not reading.ended and (left := self._left) > 0:
+                reading.wait(left)
+        finally:
+            reading.give_up()  # so that nothing is read for who has left
         return reading.answered
 
     # -- in the greenlet
@@ -126,34 +133,44 @@ class GatheredReads:
             while self._gathered:
                 self._read_all(lookup)
         except Exception as exc:  # each is told by its own read, if that fails as well
-            logger.debug("Reading %d states at once failed: %r", len(self._asked), exc)
+            logger.debug("States can be read one by one only: %r", exc)
             self._paused = time.monotonic() + PAUSE
         finally:
             # Also where it is killed.
             self._greenlet = None
-            for reading in (*self._asked, *self._gathered):
-                reading.give_up()
-            self._asked = []
-            self._gathered.clear()
+            self._give_up_on(self._asked)
+            self._give_up_on(self._gathered)
         # Not where it was killed: a native thread may be in the middle of a query.
         if lookup is not None:
             self._close(lookup)
 
     def _read_all(self, lookup: Lookup) -> None:
-        count = min(len(self._gathered), lookup.chunk, MOST)
-        self._asked = [self._gathered.popleft() for _ in range(count)]
+        while self._gathered and len(self._asked) < min(lookup.chunk, MOST):
+            reading = self._gathered.popleft()
+            if not reading.ended:
+                self._asked.append(reading)
+        if not self._asked:
+            return
         self._began = time.monotonic()
-        task_ids = list(dict.fromkeys(reading.key for reading in self._asked))
-        found = dict(self._call_store(lookup.find, task_ids))
+        try:
+            found = dict(self._find(lookup, [reading.key for reading in self._asked]))
+        except Exception:
+            # Either the store is gone; or one of the ids is such that it refuses the whole.
+            self._give_up_on(self._asked)
+            self._find(lookup, [uuid()])
+            return
         for reading in self._asked:
-            read = found.get(reading.key)
-            try:
-                meta = lookup.nothing(reading.key) if read is None else read()
-            except Exception:
-                reading.give_up()  # it reads alone, and raises this
-            else:
-                reading.answer(meta)
-        self._asked = []
+            reading.answer(found.get(reading.key) or partial(lookup.nothing, reading.key))
+        self._asked.clear()
+
+    def _find(self, lookup: Lookup, task_ids: list[str]) -> list[Found]:
+        found: list[Found] = self._call_store(lookup.find, list(dict.fromkeys(task_ids)))
+        return found
+
+    def _give_up_on(self, readings: list[Reading] | deque[Reading]) -> None:
+        for reading in readings:
+            reading.give_up()
+        readings.clear()
 
     def _close(self, lookup: Lookup) -> None:
         try:

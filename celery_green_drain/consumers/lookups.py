@@ -18,6 +18,7 @@ from kombu.utils.encoding import bytes_to_str
 
 from ..copies import own_value
 from ..django import close_old_connections
+from ..internals import sqlalchemy_is_listened_to
 from ..pending import Meta
 
 __all__ = (
@@ -104,9 +105,18 @@ class Lookup:
         """Return what the store has of *task_ids*; those it has nothing of are left out."""
         raise NotImplementedError("subclass responsibility")
 
+    @classmethod
+    def gathers(cls, backend: Any) -> bool:
+        """Whether single reads of *backend* go together where they gather.
+
+        Not where each takes one request over a connection that is kept, and not where the answer
+        may depend on who asks.
+        """
+        return False
+
     def nothing(self, task_id: str) -> Meta:
-        """What Celery reads where the store has nothing of *task_id*."""
-        return {"status": states.PENDING, "result": None}
+        """What Celery reads where the store has nothing of *task_id*, if single reads gather."""
+        raise NotImplementedError("subclass responsibility")
 
     def close(self) -> None:
         """Close the connection, if it is this look-up's own."""
@@ -239,6 +249,12 @@ class Rows(Lookup):
 
     _connection: Any = None
 
+    @classmethod
+    def gathers(cls, backend: Any) -> bool:
+        # Who sees to all connections or queries may choose a tenant by the context of the caller.
+        callback = backend.app.conf.get("database_engine_callback")
+        return callback is None and not sqlalchemy_is_listened_to()
+
     def find(self, task_ids: list[str]) -> list[Found]:
         from sqlalchemy.orm import Session
 
@@ -268,7 +284,6 @@ class Rows(Lookup):
         if self._connection is not None:
             connection, self._connection = self._connection, None
             connection.close()
-            connection.engine.dispose()
 
 
 class LoadedRow:

@@ -91,8 +91,8 @@ class EventletDrainer(Drainer):
 
     def discard(self, spawned: Any) -> None:
         # A green thread exists in the child as well.
-        if self._hub is not None and spawned:
-            self._hub.schedule_call_global(0, spawned.throw)
+        if spawned:
+            (self._hub or hubs.get_hub()).schedule_call_global(0, spawned.throw)
 
     def _settle(self) -> None:
         if not _in_main_thread():
