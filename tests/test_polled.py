@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import signal
 import sqlite3
@@ -663,6 +664,21 @@ def test_single_calls_share_a_few_clients(
     before = int(memcached.statistics()["total_connections"])
     assert crowd(200, lambda i: app.AsyncResult(ids[i]).result) == list(range(200))
     assert int(memcached.statistics()["total_connections"]) - before <= 12
+
+
+@pytest.mark.skipif(MODE != "eventlet", reason="native threads have a hub each in eventlet alone")
+def test_a_native_thread_leaves_no_file_open(make: Callable[..., Celery]) -> None:
+    app = make("postgres")
+
+    def files() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    assert app.AsyncResult(uuid()).state == "PENDING"
+    before = files()
+    for _ in range(20):
+        assert app.AsyncResult(uuid()).state == "PENDING"
+    wait_until(lambda: files() <= before + 2, "the ends of the threads")
 
 
 @pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")

@@ -124,6 +124,7 @@ def _in_thread(function: Callable[[], Outcome]) -> Outcome:
     def run() -> None:
         outcomes.append(function())
         sender.close()
+        _end_hub()
 
     with closing(receiver):
         _native.Thread(target=run, daemon=True, name="celery_green_drain store").start()
@@ -131,6 +132,13 @@ def _in_thread(function: Callable[[], Outcome]) -> Outcome:
             # In turns, as a child that is done with its copy of the hub makes this one deaf.
             select([receiver], [], [], TURN)
     return outcomes[0]
+
+
+def _end_hub() -> None:
+    """End the hub of a native thread that ends, or the file that it polls with stays open."""
+    hub = hubs.get_hub()
+    if hub.running:
+        hub.abort(wait=True)
 
 
 class EventletSignal:
