@@ -11,6 +11,7 @@ from kombu import pools
 __all__ = (
     "as_text",
     "disown_pools",
+    "eventlet_hub",
     "known",
     "learn",
     "leaves",
@@ -87,6 +88,13 @@ def psycopg_waits_in_c() -> bool:
     return waiting.wait is getattr(waiting, "wait_c", None)
 
 
+def eventlet_hub() -> Any:
+    """The hub of this native thread; None: it has none, and ``get_hub()`` would make one."""
+    from eventlet import hubs
+
+    return getattr(getattr(hubs, "_threadlocal", None), "hub", None)
+
+
 def redis_socket(connection: Any) -> Any:
     """The socket of a connection of redis-py, which has no other way to wait for it."""
     return connection._sock
@@ -106,6 +114,6 @@ def sqlalchemy_is_listened_to() -> bool:
             for cls in classes
             for name in cls.dispatch._event_names
         ]
-    except AttributeError:  # of a version that has other names
+        return any(any(each.values()) for each in listeners if each)
+    except (AttributeError, RuntimeError):  # other names, or a thread makes an engine just now
         return True
-    return any(any(each.values()) for each in listeners if each)

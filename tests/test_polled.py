@@ -667,18 +667,23 @@ def test_single_calls_share_a_few_clients(
 
 
 @pytest.mark.skipif(MODE != "eventlet", reason="native threads have a hub each in eventlet alone")
-def test_a_native_thread_leaves_no_file_open(make: Callable[..., Celery]) -> None:
-    app = make("postgres")
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_a_native_thread_leaves_no_file_open(make: Callable[..., Celery], name: str) -> None:
+    app = make(name)
 
     def files() -> int:
-        gc.collect()
         return len(os.listdir("/proc/self/fd"))
 
     assert app.AsyncResult(uuid()).state == "PENDING"
-    before = files()
-    for _ in range(20):
-        assert app.AsyncResult(uuid()).state == "PENDING"
-    wait_until(lambda: files() <= before + 2, "the ends of the threads")
+    gc.collect()
+    gc.disable()
+    try:
+        before = files()
+        for _ in range(20):
+            assert app.AsyncResult(uuid()).state == "PENDING"
+        wait_until(lambda: files() <= before + 2, "the ends of the threads")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
@@ -830,11 +835,17 @@ def gathering(app: Celery) -> list[bool]:
     return answered
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine as well a query is not taken for one that hangs."""
+    monkeypatch.setattr(gathered, "PATIENCE", 60)
+
+
 @contextmanager
 def held_up(stores: dict[str, Store], postgres: PostgresServer, name: str) -> Iterator[None]:
     """Nobody is answered."""
     with (
-        locked(stores[name].url.partition(":///")[2], 0.5)
+        locked(stores[name].url.partition(":///")[2], 2)
         if name == "sqlite"
         else postgres.locked("celery_taskmeta")
     ):
@@ -843,9 +854,8 @@ def held_up(stores: dict[str, Store], postgres: PostgresServer, name: str) -> It
 
 @green_only
 def test_reads_at_once_are_few_queries(
-    make: Callable[..., Celery], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Celery], postgres: PostgresServer
 ) -> None:
-    monkeypatch.setattr(gathered, "PATIENCE", 60)
     app = make("postgres")
     ids = [store(app, {"done": 1}, "PROGRESS"), *(uuid() for _ in range(199))]
     before = len(looks(postgres))
@@ -937,11 +947,26 @@ def test_who_listens_to_all_queries_is_told_of_each_where_it_is_made(
     assert set(told) == set(range(10))
 
 
-@pytest.mark.parametrize("callback", [print, "builtins.print"])
-def test_who_sees_to_the_engines_does_so_for_each_read(
-    make: Callable[..., Celery], callback: object
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"database_engine_callback": print},
+        {"database_engine_callback": "builtins.print"},
+        {"database_engine_options": {"creator": print}},
+    ],
+)
+def test_who_sees_to_the_connections_does_so_for_each_read(
+    make: Callable[..., Celery], settings: dict[str, Any]
 ) -> None:
-    assert not make("sqlite", database_engine_callback=callback).backend.gathers
+    settings["database_create_tables_at_setup"] = False
+    assert not make("sqlite", **settings).backend.gathers
+
+
+def test_one_warning_of_an_eager_app_for_a_read(make: Callable[..., Celery]) -> None:
+    app = make("sqlite", task_always_eager=True)
+    with pytest.warns(RuntimeWarning, match="eager") as warnings:
+        assert app.AsyncResult(uuid()).state == "PENDING"
+    assert len(warnings) == 1
 
 
 @green_only
@@ -1034,8 +1059,9 @@ def test_reads_in_an_outage(make: Callable[..., Celery], postgres: PostgresServe
 
 @green_only
 def test_a_query_that_hangs_holds_up_who_comes_first_alone(
-    make: Callable[..., Celery], postgres: PostgresServer
+    make: Callable[..., Celery], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(gathered, "PATIENCE", 1)
     with proxied(postgres.port) as proxy:
         url = postgres.url("web").replace(str(postgres.port), str(proxy.port))
         app = make("postgres", result_backend=url)
@@ -1052,6 +1078,24 @@ def test_a_query_that_hangs_holds_up_who_comes_first_alone(
         assert [app.AsyncResult(task_id).state for _ in range(10)] == ["SUCCESS"] * 10
         assert len(answered) == 3, "others have waited for it, too"
         assert reads._asked, "it hangs no more"
+
+
+@green_only
+def test_a_query_that_takes_long_is_the_last_for_a_while(
+    make: Callable[..., Celery], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathered, "PATIENCE", 0.2)
+    app = make("postgres")
+    ids = [store(app, i) for i in range(10)]
+    answered, reads = gathering(app), app.backend.result_consumer.reads
+    outcomes: list[Any] = []
+    with postgres.locked("celery_taskmeta"):
+        spawn(lambda: outcomes.extend(crowd(10, lambda i: app.AsyncResult(ids[i]).result)))
+        wait_until(lambda: answered == [False] * 10, "those who read alone")
+    wait_until(lambda: outcomes and reads._greenlet is None, "all reads")
+    assert outcomes == list(range(10))
+    assert crowd(10, lambda i: app.AsyncResult(ids[i]).result) == list(range(10))
+    assert len(answered) == 10
 
 
 @green_only
@@ -1086,13 +1130,14 @@ def test_who_reads_for_all_is_killed_before_it_runs(
     spawn_apart = drainer.spawn_apart
 
     def spawn_killed(function: Callable[..., object]) -> object:
-        monkeypatch.undo()
         spawned = spawn_apart(function)
         kill(spawned)
         return spawned
 
-    monkeypatch.setattr(drainer, "spawn_apart", spawn_killed)
-    assert app.AsyncResult(ids[0]).result == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(gathered, "PATIENCE", 0.2)
+        patch.setattr(drainer, "spawn_apart", spawn_killed)
+        assert app.AsyncResult(ids[0]).result == 0
     assert crowd(10, lambda i: app.AsyncResult(ids[i]).result) == list(range(10))
     assert answered == [False, *[True] * 10]
 

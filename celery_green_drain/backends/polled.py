@@ -74,7 +74,6 @@ class PolledBackendMixin(DrainedBackendMixin):
         if type(task_id) is not str or threading.get_ident() in self._inside:
             return alone()
         forks.notice()
-        self._ensure_not_eager()
         return self.result_consumer.reads.read(task_id, alone)
 
     @property

@@ -6,7 +6,7 @@ greenlet: it makes one query for those who have asked since the last one, and en
 
 As it is nobody's own, no answer depends on the transaction, the context or the timeout of who
 happened to ask first. And nobody depends on it: where its query fails, or takes long, each reads
-alone.
+alone for a while.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 #: Seconds that a query may take before who waits for it, or comes then, reads alone.
 PATIENCE = 1.0
 
-#: Seconds that all read alone after the store has refused a query.
+#: Seconds that all read alone after a query that the store has refused, or that took so long.
 PAUSE = 10.0
 
 #: Tasks of one query, as what is stored of all of them is in memory then.
@@ -57,8 +57,10 @@ class GatheredReads:
         self._asked: list[Reading] = []
         #: Whether a read is under way where it was asked for.
         self._first = False
-        #: What makes the queries.
+        #: What makes the queries, and what it looks with: kept here, so that in a child the end of
+        #: the greenlet's copy does not close what is the parent's.
         self._greenlet: object = None
+        self._lookup: Lookup | None = None
         #: When its query was begun, and until when none is made, by the monotonic clock.
         self._began = 0.0
         self._paused = 0.0
@@ -127,9 +129,8 @@ class GatheredReads:
     # -- in the greenlet
 
     def _run(self) -> None:
-        lookup: Lookup | None = None
         try:
-            lookup = self._consumer.backend.lookup()
+            lookup = self._lookup = self._consumer.backend.lookup()
             while self._gathered:
                 self._read_all(lookup)
         except Exception as exc:  # each is told by its own read, if that fails as well
@@ -140,9 +141,7 @@ class GatheredReads:
             self._greenlet = None
             self._give_up_on(self._asked)
             self._give_up_on(self._gathered)
-        # Not where it was killed: a native thread may be in the middle of a query.
-        if lookup is not None:
-            self._close(lookup)
+        self._close()  # not where it was killed: a native thread may be in the middle of a query
 
     def _read_all(self, lookup: Lookup) -> None:
         while self._gathered and len(self._asked) < min(lookup.chunk, MOST):
@@ -159,6 +158,8 @@ class GatheredReads:
             self._give_up_on(self._asked)
             self._find(lookup, [uuid()])
             return
+        if self._left <= 0:
+            raise TimeoutError("A query takes too long.")
         for reading in self._asked:
             reading.answer(found.get(reading.key) or partial(lookup.nothing, reading.key))
         self._asked.clear()
@@ -172,8 +173,10 @@ class GatheredReads:
             reading.give_up()
         readings.clear()
 
-    def _close(self, lookup: Lookup) -> None:
+    def _close(self) -> None:
+        lookup, self._lookup = self._lookup, None
         try:
-            self._call_store(lookup.close)
+            if lookup is not None:
+                self._call_store(lookup.close)
         except Exception as exc:
             logger.debug("Closing the connection of single reads failed: %r", exc)

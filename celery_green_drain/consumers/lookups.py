@@ -49,6 +49,9 @@ BATCH_GET_ITEM = 100
 #: most.
 THROTTLED, MOST_THROTTLED = 0.05, 2.0
 
+#: Options of an engine of SQLAlchemy by which somebody else opens its connections.
+SEE_TO_CONNECTIONS = {"creator", "plugins", "pool"}
+
 #: What is wrong with one result, and not with the store.
 UNREADABLE = (SerializationError, SerializerNotInstalled, SecurityError)
 
@@ -251,9 +254,13 @@ class Rows(Lookup):
 
     @classmethod
     def gathers(cls, backend: Any) -> bool:
-        # Who sees to all connections or queries may choose a tenant by the context of the caller.
-        callback = backend.app.conf.get("database_engine_callback")
-        return callback is None and not sqlalchemy_is_listened_to()
+        # Who sees to connections or queries may choose a tenant by the context of the caller.
+        manager = getattr(backend, "session_manager", None)  # before Celery 5.7 there is none
+        if getattr(manager, "engine_callback", None) is not None:
+            return False
+        return SEE_TO_CONNECTIONS.isdisjoint(backend.engine_options) and (
+            not sqlalchemy_is_listened_to()
+        )
 
     def find(self, task_ids: list[str]) -> list[Found]:
         from sqlalchemy.orm import Session

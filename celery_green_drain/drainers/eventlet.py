@@ -14,6 +14,7 @@ from eventlet.event import Event
 from eventlet.green.select import select
 from eventlet.green.selectors import SelectSelector
 
+from ..internals import eventlet_hub
 from .base import TURN, Drainer
 from .callbacks import CallbackRunner
 from .library import Lanes, Outcome, Signal, in_context
@@ -136,8 +137,8 @@ def _in_thread(function: Callable[[], Outcome]) -> Outcome:
 
 def _end_hub() -> None:
     """End the hub of a native thread that ends, or the file that it polls with stays open."""
-    hub = hubs.get_hub()
-    if hub.running:
+    hub = eventlet_hub()
+    if hub is not None and hub.running:
         hub.abort(wait=True)
 
 
