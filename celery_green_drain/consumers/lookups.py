@@ -255,7 +255,7 @@ class Rows(Lookup):
     @classmethod
     def gathers(cls, backend: Any) -> bool:
         # Who sees to connections or queries may choose a tenant by the context of the caller.
-        manager = getattr(backend, "session_manager", None)  # before Celery 5.7 there is none
+        manager = getattr(backend, "session_manager", None)  # older versions of Celery have none
         if getattr(manager, "engine_callback", None) is not None:
             return False
         return SEE_TO_CONNECTIONS.isdisjoint(backend.engine_options) and (

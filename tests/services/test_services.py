@@ -12,7 +12,7 @@ from celery import Celery, chord, group, uuid
 from celery.exceptions import TimeoutError
 from celery.result import GroupResult
 
-from celery_green_drain.consumers import polled
+from celery_green_drain.consumers import gathered, polled
 
 from ..green import GREEN, MODE, crowd, size, spawn_get, wait_until
 from ..proxy import proxied
@@ -80,7 +80,10 @@ def test_states_in_between(app: Celery) -> None:
     assert [state.result for state in watcher.seen] == [{"step": 1}, {"step": 2}, "end"]
 
 
-def test_what_is_read_with_others_is_what_is_read_alone(app: Celery) -> None:
+def test_what_is_read_with_others_is_what_is_read_alone(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathered, "PATIENCE", 60)
     read_alone_and_together(app)
 
 
