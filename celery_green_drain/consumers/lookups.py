@@ -112,14 +112,13 @@ class Lookup:
     def gathers(cls, backend: Any) -> bool:
         """Whether single reads of *backend* go together where they gather.
 
-        Not where each takes one request over a connection that is kept, and not where the answer
-        may depend on who asks.
+        Not where that saves nothing, and not where the answer may depend on who asks.
         """
         return False
 
     def nothing(self, task_id: str) -> Meta:
-        """What Celery reads where the store has nothing of *task_id*, if single reads gather."""
-        raise NotImplementedError("subclass responsibility")
+        """What Celery reads where the store has nothing of *task_id*."""
+        return {"status": states.PENDING, "result": None}
 
     def close(self) -> None:
         """Close the connection, if it is this look-up's own."""
@@ -182,6 +181,10 @@ class MongoDocuments(Lookup):
 
     _collection: Any = None
 
+    @classmethod
+    def gathers(cls, backend: Any) -> bool:
+        return "collection" in vars(backend)  # or this would make a client of its own
+
     def find(self, task_ids: list[str]) -> list[Found]:
         if self._collection is None:
             self._collection = self.store.collection
@@ -196,6 +199,10 @@ class MongoDocuments(Lookup):
 class CouchDocuments(Keys):
     """For CouchDB: one request for the documents of many ids."""
 
+    @classmethod
+    def gathers(cls, backend: Any) -> bool:
+        return True
+
     def _get_many(self, keys: list[Any]) -> Any:
         rows = self.store.connection.all(keys=[bytes_to_str(key) for key in keys])
         # One that is not there has no document, and one that was deleted has None.
@@ -207,6 +214,10 @@ class DynamoItems(Keys):
 
     chunk = BATCH_GET_ITEM
     parallel = True
+
+    @classmethod
+    def gathers(cls, backend: Any) -> bool:
+        return True
 
     def _get_many(self, keys: list[Any]) -> Any:
         # As Celery names what it stores, which is the text of a Python object.

@@ -23,6 +23,7 @@ from .conftest import Make
 from .servers import (
     AzureServer,
     CouchServer,
+    DynamoServer,
     MariaServer,
     MongoServer,
     MotoDynamoServer,
@@ -30,6 +31,9 @@ from .servers import (
     kinds,
     others,
 )
+
+#: Those of which single reads go together.
+GATHER = (CouchServer, DynamoServer, MariaServer, MongoServer, MotoDynamoServer)
 
 
 def store(app: Celery, value: Any = 42, state: str = "SUCCESS", task_id: str = "") -> str:
@@ -81,10 +85,11 @@ def test_states_in_between(app: Celery) -> None:
 
 
 def test_what_is_read_with_others_is_what_is_read_alone(
-    app: Celery, monkeypatch: pytest.MonkeyPatch
+    app: Celery, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gathered, "PATIENCE", 60)
     read_alone_and_together(app)
+    assert app.backend.gathers is isinstance(server, GATHER)
 
 
 def test_what_is_there_already_and_what_is_not(app: Celery) -> None:
