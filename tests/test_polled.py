@@ -13,8 +13,9 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -50,6 +51,7 @@ from .servers import RedisServer, Worker
 from .sse_client import parse
 from .stores import IN_MEMORY, MemcachedServer, OwnStore, PostgresServer, Store
 from .tasks import make_app
+from .test_redis_reads import store_and_read_along
 from .watcher import Watcher
 
 NAMES = ("sqlite", "postgres", "memcached", "file", "django-db", "django-cache", "own")
@@ -841,15 +843,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathered, "PATIENCE", 60)
 
 
-@contextmanager
-def held_up(stores: dict[str, Store], postgres: PostgresServer, name: str) -> Iterator[None]:
-    """Nobody is answered."""
-    with (
-        locked(stores[name].url.partition(":///")[2], 2)
-        if name == "sqlite"
-        else postgres.locked("celery_taskmeta")
-    ):
-        yield
+def held_up(
+    stores: dict[str, Store], postgres: PostgresServer, name: str
+) -> AbstractContextManager[None]:
+    """Nobody is answered meanwhile."""
+    if name == "sqlite":
+        return locked(stores[name].url.partition(":///")[2], 2)
+    return postgres.locked("celery_taskmeta")
 
 
 @green_only
@@ -971,23 +971,9 @@ def test_one_warning_of_an_eager_app_for_a_read(make: Callable[..., Celery]) -> 
 
 @green_only
 def test_a_read_sees_what_was_stored_before_it(make: Callable[..., Celery]) -> None:
-    """Never the answer to a query that was under way already."""
-    app, task_id = make("sqlite"), uuid()
+    app = make("sqlite")
     answered = gathering(app)
-
-    def read_along(_: int) -> None:
-        for _ in range(20):
-            app.AsyncResult(task_id).state  # noqa: B018
-
-    def store_and_read(_: int) -> list[object]:
-        seen = []
-        for step in range(20):
-            store(app, step, "PROGRESS", task_id)
-            seen.append(app.AsyncResult(task_id).info)
-        return seen
-
-    outcomes = crowd(5, lambda i: read_along(i) if i else store_and_read(i))
-    assert outcomes[0] == list(range(20))
+    store_and_read_along(app, partial(store, app), 20)
     assert answered == [True] * 100
 
 

@@ -42,22 +42,26 @@ def test_the_first_reads_of_a_process_go_together_too(app: Celery, results: Redi
 
 
 def test_a_read_sees_what_was_stored_before_it(app: Celery, store: Callable[..., str]) -> None:
-    """Never the answer to one that was under way already."""
+    store_and_read_along(app, store, 50)
+
+
+def store_and_read_along(app: Celery, store: Callable[..., str], steps: int) -> None:
+    """One stores and reads, four read along: it never gets the answer to a read under way."""
     task_id = uuid()
 
     def read_along(i: int) -> None:
-        for _ in range(50):
+        for _ in range(steps):
             app.AsyncResult(task_id).state  # noqa: B018
 
     def store_and_read(i: int) -> list[object]:
         seen = []
-        for step in range(50):
+        for step in range(steps):
             store(step, "PROGRESS", task_id)
             seen.append(app.AsyncResult(task_id).info)
         return seen
 
     outcomes = crowd(5, lambda i: store_and_read(i) if i == 0 else read_along(i))
-    assert outcomes[0] == list(range(50))
+    assert outcomes[0] == list(range(steps))
 
 
 def test_an_unpatched_process_without_a_drainer_reads_as_celery_does(
