@@ -20,7 +20,7 @@ from .copies import own_error
 from .drainers.base import Drainer
 from .internals import as_text, known, learn
 from .lateness import timed_out
-from .promises import Callback, Loop, Promise, known_failure
+from .promises import Callback, Loop, Promise, Waiter, known_failure
 from .quoting import quoted
 
 __all__ = (
@@ -102,7 +102,7 @@ class Consumer(Loop, Protocol):
     def timed_out(self) -> None: ...
 
 
-class Wait:
+class Wait(Waiter):
     """One caller that waits, with a signal of its own."""
 
     __slots__ = ("_began", "_consumer", "_error", "_signal")
@@ -135,10 +135,6 @@ class Wait:
         :param read: what reads it.
         :param own: what gives the one that this wait may keep.
         """
-
-    def put(self, pending: PendingResult, meta: Meta | None) -> None:
-        """Something has come, see :data:`Arrival`: wake the caller."""
-        raise NotImplementedError("subclass responsibility")
 
     def interrupt(self, error: Exception) -> None:
         """End the wait with *error*, which is its own, unless it was interrupted before."""
@@ -417,12 +413,6 @@ class PendingResult(Promise):
         self._tell_all(result)
         if self.since:
             self.loop.drop(self)
-
-    def _tell(self, who: Any, result: Any) -> None:
-        if isinstance(who, Wait):
-            who.put(self, None)
-        else:
-            super()._tell(who, result)
 
     def _error(self, result: Any) -> BaseException | None:
         return known_failure(result) if self.error is None else self.error

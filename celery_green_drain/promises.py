@@ -35,7 +35,7 @@ from .internals import known, leaves
 from .quoting import quoted
 from .signals import callback_raised
 
-__all__ = ("Loop", "PendingSet", "Promise", "failure", "known_failure")
+__all__ = ("Loop", "PendingSet", "Promise", "Waiter", "failure", "known_failure")
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +128,16 @@ class Callback(promise):  # type: ignore[misc]
         return None
 
 
+class Waiter:
+    """Somebody who waits for a promise, and is told in the drain loop itself."""
+
+    __slots__ = ()
+
+    def put(self, promise: Any, state: Any) -> None:
+        """*promise* is ready; or *state*, where it is not None, has come for it on the way."""
+        raise NotImplementedError("subclass responsibility")
+
+
 class Promise:
     """The interface of a vine promise, as Celery uses it on ``on_ready``."""
 
@@ -213,20 +223,23 @@ class Promise:
 
     def _tell_all(self, result: Any) -> None:
         error, looked = None, False
-        # Taken one by one, so that two threads here at once call nothing twice.
-        for who in _taken(self.audience):
-            if not isinstance(who, Callback):
-                self._tell(who, result)
+        audience = self.audience
+        while audience:
+            # Taken one by one, so that two threads here at once call nothing twice.
+            try:
+                who = audience.pop(0)
+            except IndexError:
+                return
+            if isinstance(who, Waiter):
+                who.put(self, None)
+            elif not isinstance(who, Callback):
+                # In the loop, as a barrier counts wrong where two count at once.
+                self.loop.in_loop(Gate.of(who, self.loop).count, who, result)
             elif result is not None:
                 if not looked:  # once for all, as that of a group asks each of its members
                     error, looked = self._error(result), True
                 own = None if error is None else own_error(error)
                 self.loop.call(who.run, self, own, result)
-
-    def _tell(self, who: Any, result: Any) -> None:
-        """Tell who is no callback, such as a barrier."""
-        # In the loop, as a barrier counts wrong where two count at once.
-        self.loop.in_loop(Gate.of(who, self.loop).count, who, result)
 
     def _error(self, result: Any) -> BaseException | None:
         raise NotImplementedError("subclass responsibility")

@@ -166,7 +166,8 @@ class PendingTable:
 
     def _unlist(self, pending: PendingResult) -> None:
         pending.since = 0.0
-        self._calls.pop(pending, None)
+        if self._calls:
+            self._calls.pop(pending, None)
 
     def _take(self, task_id: str) -> tuple[PendingResult, ...]:
         """Take *task_id* out; return who wanted it."""
@@ -175,11 +176,13 @@ class PendingTable:
             return ()
         if self._states:
             self._states.pop(task_id, None)
-        others = self._others.pop(task_id, ()) if self._others else ()
-        everybody = (first, *others)
-        for pending in everybody:
+        self._unlist(first)
+        if task_id not in self._others:
+            return (first,)
+        others = tuple(self._others.pop(task_id))
+        for pending in others:
             self._unlist(pending)
-        return everybody
+        return (first, *others)
 
     def update(self, task_id: str, meta: Meta, read: Read, stored: bool = False) -> bool:
         """Hand *meta* to all that wait for *task_id*; return whether that was the last state.

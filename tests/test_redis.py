@@ -16,6 +16,7 @@ import redis
 from celery import Celery, uuid
 from celery.exceptions import TimeoutError
 
+from celery_green_drain.backends.redis import RedisBackend
 from celery_green_drain.consumers import redis as consumer_module
 from celery_green_drain.consumers import redis_session as consumers
 from celery_green_drain.consumers import resp
@@ -261,6 +262,32 @@ def test_compressed_results(make: Callable[..., Celery], results: RedisServer) -
     if len(results.probe[app.backend.get_key_for_task(task_id)]) > 1000:
         pytest.skip("this version of Celery compresses no results")
     assert app.AsyncResult(task_id).get(timeout=20) == {"text": "x" * 5000}
+
+
+@pytest.mark.parametrize("name", ["decode", "decode_result", "meta_from_decoded"])
+def test_who_decodes_in_another_way_is_asked(
+    name: str, make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subclass, or a package that wraps what Celery has."""
+    decode = getattr(RedisBackend, name)
+
+    def decode_otherwise(self: RedisBackend, content: Any) -> Any:
+        meta = decode(self, content)
+        return {**meta, "result": meta["result"] * 10}
+
+    monkeypatch.setattr(RedisBackend, name, decode_otherwise)
+    app, stored, later = make(), uuid(), uuid()
+    app.backend.store_result(stored, 1, "SUCCESS")
+
+    def wait(i: int) -> object:
+        if i == 1:
+            key = app.backend.get_key_for_task(later)
+            wait_until(lambda: app.backend.client.pubsub_numsub(key)[0][1], "the subscription")
+            return app.backend.store_result(later, 2, "SUCCESS")
+        return app.AsyncResult(later).get(timeout=20)
+
+    assert app.AsyncResult(stored).get(timeout=20) == 10
+    assert crowd(2, wait)[0] == 20
 
 
 def test_a_large_result(app: Celery, store: Callable[..., str]) -> None:

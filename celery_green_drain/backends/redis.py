@@ -13,7 +13,7 @@ import redis.sentinel
 from celery.backends import redis as stock
 
 from .. import drainers
-from ..consumers.decoding import NOT_PLAIN, plain
+from ..consumers.decoding import JSON, NOT_PLAIN, plain
 from ..consumers.redis import RedisResultConsumer
 from ..consumers.session import is_closed
 from ..drainers.slots import PATIENCE, Slots
@@ -86,9 +86,20 @@ class RedisBackend(DrainedBackendMixin, stock.RedisBackend):  # type: ignore[mis
         value = plain(payload, self.content_type, self.accept)
         return super().decode(payload) if value is NOT_PLAIN else value
 
+    @property
+    def decodes_plainly(self) -> bool:
+        """Whether a state is JSON and nothing else: nobody has a way of their own to decode it."""
+        cls = type(self)
+        ways = cls.decode, cls.decode_result, cls.meta_from_decoded
+        return ways == WAYS and self.content_type == JSON
+
     def drainer_pool(self, **params: Any) -> Any:
         """A pool for the connections of the drainer, with *params* over the configured ones."""
         return self._get_pool(**{**self.connparams, **params})
+
+
+#: How a state is decoded, unless a subclass or another package changes it after this.
+WAYS = RedisBackend.decode, RedisBackend.decode_result, RedisBackend.meta_from_decoded
 
 
 class BlockingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):  # type: ignore[misc]

@@ -35,7 +35,7 @@ from ..pending import Meta
 from ..settings import Settings
 from ..table import PendingTable
 from .base import OutOfStep
-from .decoding import JSON, SUCCESS, is_on_the_way
+from .decoding import JSON, NOT_PLAIN, SUCCESS, is_on_the_way, plain
 from .elsewhere import StoreCheck
 from .reading import Reading
 from .resp import Command, Link, Readings, drainer_params
@@ -147,6 +147,8 @@ class RedisSession(Session):
         self._reconciled = time.monotonic()
         #: The newest states on the way that have come in this turn: task id → what tells it.
         self._newest: dict[str, bytes] = {}
+        #: What is accepted, where states need no more than that to be decoded.
+        self._accept = consumer.backend.accept if consumer.backend.decodes_plainly else None
         self._is_json = consumer.backend.content_type == JSON
         #: Stored states that came, to be handed over.
         self._found: deque[tuple[bytes, str, Any]] = deque()
@@ -427,7 +429,12 @@ class RedisSession(Session):
 
         :raises OutOfStep: where it is that of another task, at the first time.
         """
-        meta: Meta = self._backend.decode_result(payload)
+        # What decode_result() of the backend does, without its calls.
+        meta: Meta = plain(payload, JSON, self._accept)
+        if meta is NOT_PLAIN:
+            meta = self._backend.decode_result(payload)
+        elif meta["status"] in states.EXCEPTION_STATES:
+            meta = self._backend.meta_from_decoded(meta)
         if meta.get("task_id") != task_id:
             self._check_owner(task_id, meta)
         return meta
