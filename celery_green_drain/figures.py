@@ -123,19 +123,19 @@ class Statistics:
 class Buckets:
     """A histogram that grows. One thread adds to it."""
 
-    __slots__ = ("counts", "sum")
+    __slots__ = ("_counts", "_sum")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
-        self.sum = 0.0
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self._sum = 0.0
 
     def add(self, seconds: float) -> None:
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
-        self.sum += seconds
+        self._counts[bisect_left(BOUNDS, seconds)] += 1
+        self._sum += seconds
 
     def histogram(self) -> Histogram:
         """As it is now."""
-        return Histogram(BOUNDS, tuple(self.counts), self.sum)
+        return Histogram(BOUNDS, tuple(self._counts), self._sum)
 
 
 class Figures:
@@ -180,9 +180,7 @@ class Figures:
         self.delivered += 1
         if meta["status"] != states.SUCCESS:
             self.failures += 1
-        waited, waits = now - since, self.waits
-        waits.counts[bisect_left(BOUNDS, waited)] += 1  # add(), without a call
-        waits.sum += waited
+        self.waits.add(now - since)
         if now - self._sampled >= SAMPLE:
             self._sampled = now
             self._sample(moment(meta.get("date_done")), now, since)

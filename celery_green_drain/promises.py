@@ -225,7 +225,8 @@ class Promise:
         error, looked = None, False
         audience = self.audience
         while audience:
-            # Taken one by one, so that two threads here at once call nothing twice.
+            # As _taken() does, which would make a generator for each result: one by one, so that
+            # two threads here at once call nothing twice.
             try:
                 who = audience.pop(0)
             except IndexError:

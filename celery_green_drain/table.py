@@ -176,13 +176,11 @@ class PendingTable:
             return ()
         if self._states:
             self._states.pop(task_id, None)
-        self._unlist(first)
-        if task_id not in self._others:
-            return (first,)
-        others = tuple(self._others.pop(task_id))
-        for pending in others:
+        others = self._others.pop(task_id, ()) if self._others else ()
+        everybody = (first, *others)
+        for pending in everybody:
             self._unlist(pending)
-        return (first, *others)
+        return everybody
 
     def update(self, task_id: str, meta: Meta, read: Read, stored: bool = False) -> bool:
         """Hand *meta* to all that wait for *task_id*; return whether that was the last state.
