@@ -241,6 +241,26 @@ def test_signal_of_another_thread() -> None:
     assert not drainer.signal().wait(0.01)
 
 
+@pytest.mark.skipif(not GREEN, reason="native threads cannot be killed")
+def test_who_is_killed_and_waits_for_something_else_is_not_woken() -> None:
+    signal, slept = Own(Stub()).signal(), []
+
+    def wait() -> None:
+        try:
+            signal.wait()
+        finally:
+            time.sleep(0.05)
+            slept.append(True)
+
+    waiting = spawn(wait)
+    time.sleep(0)
+    # With gevent at the next turn of its hub, so before what set() has it do.
+    waiting.kill(**({"block": False} if DRAINER == "gevent" else {}))
+    signal.set()
+    wait_until(lambda: waiting.dead, "the end of the one that was killed")
+    assert slept
+
+
 def test_a_note_that_fails_is_logged(
     app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:

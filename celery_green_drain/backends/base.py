@@ -127,6 +127,7 @@ class DrainedBackendMixin:
         interval: float | None = None,
         on_interval: Any = None,
         on_message: Callable[[dict[str, Any]], object] | None = None,
+        no_ack: bool = True,
         **kwargs: Any,
     ) -> Any:
         """Wait for *result*, as ``AsyncResult.get()`` does; the arguments are those of it.
@@ -237,7 +238,7 @@ class _Waiting:
         backend: DrainedBackendMixin,
         timeout: float | None,
         interval: float | None,
-        ticks: list[Callable[[], object]],
+        ticks: tuple[Callable[[], object], ...],
         on_message: Callable[[dict[str, Any]], object] | None,
     ) -> None:
         self._backend = backend
@@ -332,16 +333,16 @@ def _interval(interval: float | None) -> float:
     return interval or INTERVAL
 
 
-def _ticks(on_interval: Any) -> list[Callable[[], object]]:
+def _ticks(on_interval: Any) -> tuple[Callable[[], object], ...]:
     """What is to be called after each interval.
 
     ``AsyncResult.get()`` wraps it in a promise, whether there is anything or not, and a
     promise calls its listeners once only.
     """
     if on_interval is None:
-        return []
-    listeners = getattr(on_interval, "listeners", None)
-    return [on_interval] if listeners is None else [tick for tick in listeners if tick is not None]
+        return ()
+    listeners = getattr(on_interval, "listeners", (on_interval,))
+    return tuple([tick for tick in listeners if tick is not None])
 
 
 def _parents(result: Any) -> Iterator[Any]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import gevent
 from celery.backends.asynchronous import register_drainer
-from gevent.hub import Hub, Waiter, get_hub
+from gevent.hub import Hub, get_hub
 from gevent.selectors import GeventSelector
 from gevent.threadpool import ThreadPool
-from greenlet import getcurrent
+from greenlet import getcurrent, greenlet
 
 from .base import Drainer
 from .callbacks import CallbackRunner
@@ -149,40 +149,51 @@ def _nothing() -> None:
 
 
 class GeventSignal:
-    """A :class:`~celery_green_drain.drainers.library.Signal` for a greenlet, in any thread."""
+    """A :class:`~celery_green_drain.drainers.library.Signal` for a greenlet, in any thread.
 
-    __slots__ = ("_waiter", "ready")
+    Without gevent's ``Waiter``, which would be one more object for each of thousands who wait.
+    """
+
+    __slots__ = ("_greenlet", "_hub", "ready")
 
     def __init__(self) -> None:
         self.ready = False
-        self._waiter: Waiter[None] | None = None
+        self._hub: Hub | None = None
+        #: Who waits, as long as it does.
+        self._greenlet: greenlet | None = None
 
     def set(self) -> None:
         if self.ready:
             return
         self.ready = True
-        waiter = self._waiter
-        if waiter is None:
+        hub = self._hub
+        if hub is None or self._greenlet is None:
             return
-        loop = waiter.hub.loop
-        if waiter.hub is get_hub():
-            loop.run_callback(waiter.switch, None)
+        if hub is get_hub():
+            hub.loop.run_callback(self._wake)
         else:
-            loop.run_callback_threadsafe(waiter.switch, None)
+            hub.loop.run_callback_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        # In its hub. It may have been killed meanwhile, and wait for something else by now.
+        if self._greenlet is not None:
+            self._greenlet.switch()
 
     def wait(self, timeout: float | None = None) -> bool:
-        hub = get_hub()
-        waiter = self._waiter = Waiter(hub)
-        if self.ready:  # looked at after the waiter is there, so that a set() is not missed
-            return True
-        if timeout is None:
-            waiter.get()
-        else:
-            timer = hub.loop.timer(max(timeout, 0))
-            timer.start(waiter.switch, None)
-            try:
-                waiter.get()
-            finally:
-                timer.close()
-        self._waiter = None
+        hub = self._hub = get_hub()
+        self._greenlet = getcurrent()
+        try:
+            if self.ready:  # looked at last, so that a set() is not missed
+                return True
+            if timeout is None:
+                hub.switch()
+            else:
+                timer = hub.loop.timer(max(timeout, 0))
+                timer.start(self._wake)
+                try:
+                    hub.switch()
+                finally:
+                    timer.close()
+        finally:
+            self._greenlet = None
         return self.ready
