@@ -49,6 +49,10 @@ RESP3 = PushNotification is not None and redis.VERSION >= (5,)
 #: thread each is a chance to lose the interpreter to another one, for as long as that likes.
 READ_SIZE, FULL_READ_SIZE = 64 * 1024, 1024 * 1024
 
+#: Bytes that hiredis is given of them at once. It moves all that it has not parsed time and again,
+#: which for each of thousands of messages takes longer than to parse it.
+BITE = 16 * 1024
+
 #: How much of a result anything else counts, as it wakes few: confirmations, states on the way.
 LIGHT = 0.1
 
@@ -154,6 +158,8 @@ class Link:
             raise
         self._reader: Any = _hiredis_reader() if hiredis else None
         self._read_size = READ_SIZE
+        #: What was read last, and how much of it the parser has.
+        self._data, self._fed = b"", 0
         #: When bytes arrived last, a whole response, and an answer to a command.
         self._heard = self._parsed = self._answered = time.monotonic()
 
@@ -230,12 +236,15 @@ class Link:
         while True:
             response = reader.gets()
             if response is INCOMPLETE:
-                data = sock.recv(self._read_size)
-                if not data:
-                    raise ConnectionError("Connection closed by server.")
-                full = len(data) == self._read_size
-                self._read_size = FULL_READ_SIZE if full else READ_SIZE
-                reader.feed(data)
+                if self._fed == len(self._data):
+                    self._data, self._fed = sock.recv(self._read_size), 0
+                    if not self._data:
+                        raise ConnectionError("Connection closed by server.")
+                    full = len(self._data) == self._read_size
+                    self._read_size = FULL_READ_SIZE if full else READ_SIZE
+                bite = min(BITE, len(self._data) - self._fed)
+                reader.feed(self._data, self._fed, bite)
+                self._fed += bite
             else:
                 yield response
 
