@@ -126,36 +126,67 @@ def test_results_that_come_one_upon_the_other_go_first(
 ) -> None:
     """Before what has come is unsubscribed from, unless very much has."""
     monkeypatch.setattr(consumers, "PILE", pile)
-    consumer, count = app.backend.result_consumer, 3000
-    inbox = Witness(consumer)
-    wait = InboxWait(consumer, inbox=inbox)
-    waited_for = [app.AsyncResult(uuid()) for _ in range(count)]
-    for result in waited_for:
-        wait.add(app.backend.pending(result))
-    wait_until(lambda: results.subscriptions() == count, "all subscriptions")
-    with results.probe.pipeline(transaction=True) as together:
-        for result in waited_for:
-            state = {"task_id": result.id, "status": "SUCCESS", "result": 1}
-            together.publish(f"celery-task-meta-{result.id}", json.dumps(state))
-        together.execute()
-    for _ in waited_for:
-        wait.next(time.monotonic() + 20)
-    assert (inbox.subscriptions == count) == (pile > count)
-    wait.close()
+    inbox = Witness(app, results, 3000)
+    inbox.receive(3000)
+    assert (inbox.subscriptions == 3000) == (pile > 3000)
+    inbox.wait.close()
     wait_until(lambda: results.subscriptions() == 0, "the end of all")
 
 
-class Witness(deque[Any]):
-    """An inbox that keeps how many were subscribed to when something came last."""
+def test_a_pause_is_not_the_end_of_them(
+    app: Celery, results: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who sends them may have to wait for a moment. The loop sleeps until it is over."""
+    monkeypatch.setattr(resp, "MOMENT", 2)
+    inbox, turn, turns = Witness(app, results, 3000), consumers.RedisSession.turn, [0]
+    inbox.receive(2000)
 
-    def __init__(self, consumer: Any) -> None:
+    def counting(session: Any, timeout: float | None) -> None:
+        turns[0] += 1
+        turn(session, timeout)
+
+    monkeypatch.setattr(consumers.RedisSession, "turn", counting)
+    for number in (1, 2):
+        app.backend.result_consumer.in_loop(lambda: None)
+        wait_until(lambda: turns[0] >= number, "a turn of the loop")  # noqa: B023
+    inbox.receive(1000)
+    assert inbox.subscriptions == 3000
+    turns[0] = 0
+    inbox.wait.close()
+    wait_until(lambda: results.subscriptions() == 0, "the end of all")
+    assert turns[0] < 100
+
+
+class Witness(deque[Any]):
+    """An inbox that keeps how many were subscribed to when something came last.
+
+    :param count: tasks that it waits for, all of them subscribed to.
+    """
+
+    def __init__(self, app: Celery, server: RedisServer, count: int) -> None:
         super().__init__()
-        self._consumer = consumer
+        self._server, self._consumer = server, app.backend.result_consumer
         self.subscriptions = 0
+        self.wait = InboxWait(self._consumer, inbox=self)
+        self._waited_for = [app.AsyncResult(uuid()) for _ in range(count)]
+        for result in self._waited_for:
+            self.wait.add(app.backend.pending(result))
+        wait_until(lambda: server.subscriptions() == count, "all subscriptions")
 
     def append(self, arrival: Any, /) -> None:
         self.subscriptions = self._consumer.subscriptions
         super().append(arrival)
+
+    def receive(self, count: int) -> None:
+        """Have so many results come, at once."""
+        with self._server.probe.pipeline(transaction=True) as together:
+            for result in self._waited_for[-count:]:
+                state = {"task_id": result.id, "status": "SUCCESS", "result": 1}
+                together.publish(f"celery-task-meta-{result.id}", json.dumps(state))
+            together.execute()
+        for _ in range(count):
+            self.wait.next(time.monotonic() + 20)
+        del self._waited_for[-count:]
 
 
 def test_single_commands_wait_for_a_free_connection(
@@ -644,6 +675,20 @@ def test_responses_in_pieces_block_nobody(wire: Wire) -> None:
     wire.theirs.close()
     with pytest.raises((redis.ConnectionError, OSError)):
         wire.link.receive(100, time.monotonic() + 60)
+
+
+@pytest.mark.parametrize("bite", [1, 7])
+def test_a_turn_may_end_within_what_was_read(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, bite: int
+) -> None:
+    monkeypatch.setattr(resp, "BITE", bite)
+    for _ in range(5):
+        wire.ask("GET", b"a")
+    assert wire.say(b"$5\r\nhello\r\n" * 5, limit=2 * resp.LIGHT) == [b"hello"] * 2
+    assert wire.link.more
+    wire.link.receive(100, time.monotonic() + 60)
+    assert wire.answers == [b"hello"] * 5
+    assert not wire.link.more
 
 
 @pytest.mark.parametrize(

@@ -53,11 +53,14 @@ READ_SIZE, FULL_READ_SIZE = 64 * 1024, 1024 * 1024
 #: which for each of thousands of messages takes longer than to parse it.
 BITE = 16 * 1024
 
+NOTHING = memoryview(b"")
+
 #: How much of a result anything else counts, as it wakes few: confirmations, states on the way.
 LIGHT = 0.1
 
-#: Results that came at once, or the like, after which more are to be expected.
-MUCH = 10
+#: Results that came at once, or the like, after which more are to be expected; and for how long, in
+#: seconds.
+MUCH, MOMENT = 10, 0.05
 
 #: What hiredis says where a response is not complete. It has a value for all else.
 INCOMPLETE = object()
@@ -148,8 +151,8 @@ class Link:
         self.under_way: deque[Command] = deque()
         #: Whether something may be there that select() knows nothing of.
         self.more = False
-        #: Whether so much has come that more of it is to be expected at once.
-        self.busy = False
+        #: Until when more is to be expected at once, by the monotonic clock.
+        self.busy_until = 0.0
         self._connection = pool.make_connection()
         try:
             self._connection.connect()
@@ -158,8 +161,8 @@ class Link:
             raise
         self._reader: Any = _hiredis_reader() if hiredis else None
         self._read_size = READ_SIZE
-        #: What was read last, and how much of it the parser has.
-        self._data, self._fed = b"", 0
+        #: What was read and the parser does not have so far.
+        self._rest = NOTHING
         #: When bytes arrived last, a whole response, and an answer to a command.
         self._heard = self._parsed = self._answered = time.monotonic()
 
@@ -199,8 +202,8 @@ class Link:
         """
         self._heard = time.monotonic()
         push, resp3 = self._push, self._resp3
-        self.more = self.busy = True
-        idle = limit - MUCH
+        self.more = True
+        much = limit - MUCH
         try:
             with not_blocking(self._socket):
                 for response in self._responses():
@@ -214,11 +217,14 @@ class Link:
                         self._handle_confirmation(response)
                     limit -= 1 if result else LIGHT
                     if limit <= 0 or time.monotonic() > until:
+                        self.busy_until = self._heard + MOMENT
                         return
         except (RedisError, OSError) as exc:
             if not nothing_there(exc):
                 raise
-        self.more, self.busy = False, limit < idle
+        self.more = False
+        if limit < much:
+            self.busy_until = self._heard + MOMENT
 
     def _responses(self) -> Iterator[Any]:
         return self._parsed_by_hiredis() if self._reader else self._parsed_by_redis_py()
@@ -236,17 +242,20 @@ class Link:
         while True:
             response = reader.gets()
             if response is INCOMPLETE:
-                if self._fed == len(self._data):
-                    self._data, self._fed = sock.recv(self._read_size), 0
-                    if not self._data:
-                        raise ConnectionError("Connection closed by server.")
-                    full = len(self._data) == self._read_size
-                    self._read_size = FULL_READ_SIZE if full else READ_SIZE
-                bite = min(BITE, len(self._data) - self._fed)
-                reader.feed(self._data, self._fed, bite)
-                self._fed += bite
+                data = self._rest or memoryview(self._read(sock))
+                reader.feed(data[:BITE])
+                # An empty view of it would hold all of it.
+                self._rest = data[BITE:] if len(data) > BITE else NOTHING
             else:
                 yield response
+
+    def _read(self, sock: Any) -> bytes:
+        data: bytes = sock.recv(self._read_size)
+        if not data:
+            raise ConnectionError("Connection closed by server.")
+        full = len(data) == self._read_size
+        self._read_size = FULL_READ_SIZE if full else READ_SIZE
+        return data
 
     def _is_push(self, response: list[Any]) -> bool:
         """Whether *response* is one that RESP2 sends unasked for: a reply may look like it."""
