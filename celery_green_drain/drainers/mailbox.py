@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -134,16 +134,19 @@ class Mailbox:
     def read(self) -> None:
         """Call what was posted, and what is due."""
         self._reader = threading.get_ident()
-        while self._later and self._later[0][0] <= time.monotonic():
-            _, _, function, later = heapq.heappop(self._later)
-            self.note(function, later)
         notes = self._notes
         for _ in range(min(len(notes), BATCH)):
             _asks, function, *args = notes.popleft()
             try:
                 function(*args)
             except Exception:
-                logger.exception("A note to the drain loop failed: %r%r", function, tuple(args))
+                _log_failure(function, args)
+        while self._later and self._later[0][0] <= time.monotonic():
+            _, _, function, later = heapq.heappop(self._later)
+            try:
+                function(*later)
+            except Exception:
+                _log_failure(function, later)
 
     def later(self, seconds: float, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args)`` called in the turn that is due in *seconds*."""
@@ -227,3 +230,7 @@ class Mailbox:
     def abandon(self) -> None:
         """This is a child, and the mailbox is its parent's: nobody touches it any more."""
         self._abandoned = True
+
+
+def _log_failure(function: Callable[..., object], args: Iterable[Any]) -> None:
+    logger.exception("A note to the drain loop failed: %r%r", function, tuple(args))
