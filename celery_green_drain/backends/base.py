@@ -341,7 +341,9 @@ def _ticks(on_interval: Any) -> tuple[Callable[[], object], ...]:
     """
     if on_interval is None:
         return ()
-    listeners = getattr(on_interval, "listeners", (on_interval,))
+    listeners = getattr(on_interval, "listeners", None)
+    if listeners is None:
+        return (on_interval,)
     return tuple([tick for tick in listeners if tick is not None])
 
 

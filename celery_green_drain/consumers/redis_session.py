@@ -38,7 +38,7 @@ from .base import OutOfStep
 from .decoding import JSON, NOT_PLAIN, SUCCESS, is_on_the_way, plain
 from .elsewhere import StoreCheck
 from .reading import Reading
-from .resp import Command, Link, Readings, drainer_params
+from .resp import MUCH, Command, Link, Readings, drainer_params
 from .session import Session
 
 __all__ = ("Owner", "RedisSession", "is_never")
@@ -63,7 +63,8 @@ SLICE = 0.05
 #: Seconds that ids to subscribe to may gather while others are under way.
 GATHER = 0.002
 
-#: Seconds that ids to unsubscribe from may gather, where nothing else is to be sent.
+#: Seconds that ids to unsubscribe from may gather, where nothing else is to be sent; and that
+#: results which come one upon the other may pause.
 LINGER = 0.05
 
 #: How many of them may gather while results come one upon the other, which go first: some 300 bytes
@@ -136,6 +137,8 @@ class RedisSession(Session):
         #: What is to be unsubscribed from, and since when.
         self._unwanted: dict[bytes, None] = {}
         self._left_at = 0.0
+        #: When results that come one upon the other are taken to be over, unless more come by then.
+        self._quiet_at = 0.0
         #: What may not be subscribed to, and why.
         self._refusals: dict[bytes, Exception] = {}
         #: Keys that others read, and who.
@@ -212,8 +215,8 @@ class RedisSession(Session):
     def turn(self, timeout: float | None) -> None:
         self._send()
         patience, left = self._patience(timeout), time.monotonic()
-        ready = self._mailbox.wait(patience, any(link.busy_until > left for link in self.links))
-        now = time.monotonic()
+        ready = self._mailbox.wait(patience, any(link.busy for link in self.links))
+        now, unwanted = time.monotonic(), len(self._unwanted)
         limit, until = BATCH, now + SLICE
         if not patience:
             limit = max(limit, int((now - left) * RATE))
@@ -221,6 +224,10 @@ class RedisSession(Session):
         for link in self.links:
             if link in ready or link.more:
                 link.receive(limit, until)
+            else:
+                link.busy = False
+        if len(self._unwanted) - unwanted >= MUCH:
+            self._quiet_at = now + LINGER
         if self._newest:
             self._tell_newest()
         self._hand_over(limit, until)
@@ -235,7 +242,7 @@ class RedisSession(Session):
         if timeout is not None:
             waits.append(timeout)
         if self._unwanted and not self._is_full("UNSUBSCRIBE"):
-            waits.append(max(self._left_at + LINGER, self.pubsub.busy_until) - now)
+            waits.append(max(self._left_at + LINGER, self._quiet_at) - now)
         if self._wanted and not self._is_full("SUBSCRIBE"):
             waits.append(self._subscribed_at + GATHER - now)
         return max(0.0, min(waits))
@@ -342,10 +349,11 @@ class RedisSession(Session):
         :param subscribing: whether something is sent anyway.
         """
         now = time.monotonic()
-        if now < self.pubsub.busy_until:
+        if subscribing and not self.pubsub.busy:
+            return True
+        if now < self._quiet_at:
             return len(self._unwanted) >= PILE
-        late = now - self._left_at >= LINGER
-        return subscribing or late or len(self._unwanted) >= CHUNK
+        return len(self._unwanted) >= CHUNK or now - self._left_at >= LINGER
 
     def _unsubscriptions(self) -> list[Command]:
         if not self._unwanted or self._is_full("UNSUBSCRIBE"):

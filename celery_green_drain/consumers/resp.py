@@ -37,7 +37,7 @@ try:
 except ImportError:
     hiredis = None  # type: ignore[assignment]
 
-__all__ = ("RESP3", "Command", "Link", "Readings", "drainer_params")
+__all__ = ("MUCH", "RESP3", "Command", "Link", "Readings", "drainer_params")
 
 #: The class of what Redis sends unasked for with RESP3; hiredis before 3.2 has none.
 PushNotification: Any = getattr(hiredis, "PushNotification", None)
@@ -58,9 +58,8 @@ NOTHING = memoryview(b"")
 #: How much of a result anything else counts, as it wakes few: confirmations, states on the way.
 LIGHT = 0.1
 
-#: Results that came at once, or the like, after which more are to be expected; and for how long, in
-#: seconds.
-MUCH, MOMENT = 10, 0.05
+#: Results that came at once, or the like, after which more are to be expected.
+MUCH = 10
 
 #: What hiredis says where a response is not complete. It has a value for all else.
 INCOMPLETE = object()
@@ -151,8 +150,8 @@ class Link:
         self.under_way: deque[Command] = deque()
         #: Whether something may be there that select() knows nothing of.
         self.more = False
-        #: Until when more is to be expected at once, by the monotonic clock.
-        self.busy_until = 0.0
+        #: Whether so much has come that more of it is to be expected at once.
+        self.busy = False
         self._connection = pool.make_connection()
         try:
             self._connection.connect()
@@ -202,8 +201,8 @@ class Link:
         """
         self._heard = time.monotonic()
         push, resp3 = self._push, self._resp3
-        self.more = True
-        much = limit - MUCH
+        self.more = self.busy = True
+        idle = limit - MUCH
         try:
             with not_blocking(self._socket):
                 for response in self._responses():
@@ -217,14 +216,11 @@ class Link:
                         self._handle_confirmation(response)
                     limit -= 1 if result else LIGHT
                     if limit <= 0 or time.monotonic() > until:
-                        self.busy_until = self._heard + MOMENT
                         return
         except (RedisError, OSError) as exc:
             if not nothing_there(exc):
                 raise
-        self.more = False
-        if limit < much:
-            self.busy_until = self._heard + MOMENT
+        self.more, self.busy = False, limit < idle
 
     def _responses(self) -> Iterator[Any]:
         return self._parsed_by_hiredis() if self._reader else self._parsed_by_redis_py()
