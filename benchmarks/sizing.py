@@ -102,4 +102,4 @@ def _needs(processes: int, each: Mapping[str, float]) -> list[float | None]:
 def _text(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2g}"
+    return f"{value:,.0f}" if value >= 99.5 or value == int(value) else f"{value:.2g}"
