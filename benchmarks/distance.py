@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .plan import Measurement
+from .rounding import rounded
 
 __all__ = ("DELAYS", "FAR", "far")
 
@@ -48,6 +49,4 @@ def _cells(operation: str, figures: Mapping[str, float]) -> list[str]:
 
 def _text(value: float | None) -> str:
     """What was not measured has failed."""
-    if value is None:
-        return "failed"
-    return f"{value:,.0f}" if value >= 100 else f"{round(value, 2):.3g}"
+    return "failed" if value is None else rounded(round(value, 2))

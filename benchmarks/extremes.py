@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .plan import Measurement
+from .rounding import rounded
 
 __all__ = ("beside", "many")
 
@@ -53,7 +54,4 @@ def beside(figures: Figures) -> list[list[str]]:
 
 
 def _texts(values: Iterable[float | None]) -> list[str]:
-    return [
-        "failed" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-        for value in values
-    ]
+    return ["failed" if value is None else rounded(value) for value in values]

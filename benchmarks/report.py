@@ -12,6 +12,7 @@ from typing import Any
 
 from . import distance, extremes, sizing
 from .plan import Measurement
+from .rounding import rounded
 
 Outcomes = dict[Measurement, list[dict[str, Any]]]
 
@@ -184,6 +185,4 @@ def _is_number(value: object) -> bool:
 
 
 def _text(value: float) -> str:
-    if value == inf:
-        return "failed"
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+    return "failed" if value == inf else rounded(value)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import ceil
 
 from .plan import Measurement
+from .rounding import rounded
 
 __all__ = ("processes", "servers")
 
@@ -100,6 +101,4 @@ def _needs(processes: int, each: Mapping[str, float]) -> list[float | None]:
 
 
 def _text(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 99.5 or value == int(value) else f"{value:.2g}"
+    return "" if value is None else rounded(value, 2)
