@@ -254,8 +254,10 @@ def test_who_is_killed_and_waits_for_something_else_is_not_woken() -> None:
 
     waiting = spawn(wait)
     time.sleep(0)
-    # With gevent at the next turn of its hub, so before what set() has it do.
-    waiting.kill(**({"block": False} if DRAINER == "gevent" else {}))
+    if DRAINER == "gevent":
+        waiting.kill(block=False)  # at the next turn of its hub, before what set() has it do
+    else:
+        kill(waiting)
     signal.set()
     wait_until(lambda: waiting.dead, "the end of the one that was killed")
     assert slept

@@ -192,10 +192,10 @@ class Witness(deque[Any]):
         """Have so many results come, at once."""
         with self._server.probe.pipeline(transaction=True) as together:
             for result in self._waited_for[-count:]:
-                state = {"task_id": result.id, "status": "SUCCESS", "result": 1}
+                key = f"celery-task-meta-{result.id}"
+                state = json.dumps({"task_id": result.id, "status": "SUCCESS", "result": 1})
                 # Stored as well: it may be subscribed to only now.
-                together.set(f"celery-task-meta-{result.id}", json.dumps(state))
-                together.publish(f"celery-task-meta-{result.id}", json.dumps(state))
+                together.set(key, state).publish(key, state)
             together.execute()
         for _ in range(count):
             self.wait.next(time.monotonic() + 20)

@@ -127,7 +127,7 @@ class DrainedBackendMixin:
         interval: float | None = None,
         on_interval: Any = None,
         on_message: Callable[[dict[str, Any]], object] | None = None,
-        no_ack: bool = True,
+        no_ack: bool = True,  # named, or each who waits would keep a dictionary of it
         **kwargs: Any,
     ) -> Any:
         """Wait for *result*, as ``AsyncResult.get()`` does; the arguments are those of it.

@@ -156,9 +156,11 @@ class GeventSignal:
 
     __slots__ = ("_greenlet", "_hub", "ready")
 
+    #: That of who waits.
+    _hub: Hub
+
     def __init__(self) -> None:
         self.ready = False
-        self._hub: Hub | None = None
         #: Who waits, as long as it does.
         self._greenlet: greenlet | None = None
 
@@ -166,9 +168,9 @@ class GeventSignal:
         if self.ready:
             return
         self.ready = True
-        hub = self._hub
-        if hub is None or self._greenlet is None:
+        if self._greenlet is None:
             return
+        hub = self._hub
         if hub is get_hub():
             hub.loop.run_callback(self._wake)
         else:
