@@ -200,9 +200,17 @@ def test_many_notes_keep_nobody_from_running(app: Celery, store: Callable[..., s
 @green_only
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_flood_of_states_lets_others_run(
-    app: Celery, store: Callable[..., str], results: RedisServer, busy: bool
+    app: Celery,
+    store: Callable[..., str],
+    results: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    busy: bool,
 ) -> None:
     """A turn of the loop handles so many messages, and more where others take long."""
+    # A machine that does something else would be others that take long, or end a turn early.
+    monkeypatch.setattr(redis_session, "SLICE", 60)
+    if not busy:
+        monkeypatch.setattr(redis_session, "RATE", 0)
     flooded, flood = app.AsyncResult(uuid()), 20_000
     seen: list[object] = []
     waiter = spawn(
@@ -237,9 +245,9 @@ def test_a_flood_of_states_lets_others_run(
     published.append(True)
     store(3, task_id=flooded.id)
     wait_until(lambda: len(seen) > flood, "all states", timeout=60)
-    handled_at_once = statistics.median(filter(None, steps))
+    handled_at_once = [step for step in steps if step]
     if busy:
-        assert handled_at_once > 5 * redis_session.BATCH
+        assert max(handled_at_once) > 30 * redis_session.BATCH
     else:
-        assert 0 < handled_at_once <= 20 * redis_session.BATCH
+        assert statistics.median(handled_at_once) <= 20 * redis_session.BATCH
     del waiter
