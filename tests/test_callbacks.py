@@ -87,6 +87,77 @@ def test_chained_callbacks_get_the_value_of_the_one_before(
     wait_until(lambda: calls == [20], "the second callback")
 
 
+def test_chained_to_one_that_has_been_called(app: Celery, store: Callable[..., str]) -> None:
+    calls: list[object] = []
+    first = app.AsyncResult(store(2)).then(lambda result: result.get() * 10)
+    wait_until(lambda: first.ready, "the first callback")
+    assert first.value == ((20,), {})
+    first.then(calls.append)
+    first.then(lambda value: value + 1).then(calls.append)
+    assert calls == [20, 21]
+
+
+def test_chained_while_it_is_called(app: Celery, store: Callable[..., str]) -> None:
+    calls: list[object] = []
+    chained: list[Any] = []
+
+    def callback(result: Any) -> object:
+        chained[0].then(calls.append)
+        return result.get()
+
+    result = app.AsyncResult(uuid())
+    chained.append(result.then(callback))
+    store(3, task_id=result.id)
+    wait_until(lambda: calls == [3], "what it has chained to itself")
+
+
+def test_one_of_two_is_cancelled(app: Celery, store: Callable[..., str]) -> None:
+    calls: list[object] = []
+    result = app.AsyncResult(uuid())
+    first, second = result.then(calls.append), result.then(calls.append)
+    further = first.then(calls.append)
+    first.cancel()
+    store(task_id=result.id)
+    wait_until(lambda: second.ready, "the other one")
+    assert calls == [result]
+    assert (first.cancelled, further.cancelled, second.cancelled) == (True, True, False)
+
+
+def test_chained_to_one_that_raises(app: Celery, store: Callable[..., str]) -> None:
+    early: list[BaseException] = []
+    late: list[BaseException] = []
+    result = app.AsyncResult(uuid())
+    chained = result.then(lambda _: 1 / 0)
+    chained.then(print, early.append)
+    store(1, task_id=result.id)
+    wait_until(lambda: early, "the error")
+    assert chained.failed
+    chained.then(print, late.append)
+    assert early == late == [chained.reason]
+    assert isinstance(chained.reason, ZeroDivisionError)
+
+
+def test_on_error_gets_what_its_callback_raises(app: Celery, store: Callable[..., str]) -> None:
+    bad: list[BaseException] = []
+    app.AsyncResult(store(1)).then(lambda _: 1 / 0, bad.append)
+    wait_until(lambda: bad, "the error")
+    assert isinstance(bad[0], ZeroDivisionError)
+
+
+def test_chained_to_no_callback(app: Celery, store: Callable[..., str]) -> None:
+    calls: list[object] = []
+    result = app.AsyncResult(store(1))
+    result.then(None).then(calls.append)
+    wait_until(lambda: calls == [result], "the result itself")
+
+
+def test_what_is_no_callback(app: Celery) -> None:
+    result = app.AsyncResult(uuid())
+    with pytest.raises(TypeError, match="callback = 5: expected a function"):
+        result.then(5)
+    assert app.backend.result_consumer.statistics().pending == 0
+
+
 def test_a_promise_as_the_callback(app: Celery, store: Callable[..., str]) -> None:
     calls: list[object] = []
     mine = promise(calls.append)

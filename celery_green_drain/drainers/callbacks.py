@@ -40,7 +40,8 @@ class CallbackRunner:
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` soon."""
         self._calls.append((function, args))
-        self._relieve()
+        if self._next is None:
+            self._relieve()
 
     def _relieve(self) -> None:
         if self._calls and (self._next is None or self._next.dead):
