@@ -207,16 +207,18 @@ class EndWait(Wait):
     def put(self, pending: PendingResult, meta: Meta | None) -> None:
         self._signal.set()
 
-    def close(self) -> None:
-        # Mostly it is told, and there is nobody left to be told.
-        if self._pending.audience or not self._pending.ready:
-            super().close()
-
     def end(self, deadline: float | None) -> None:
         """Return when the result is ready; raises as :meth:`InboxWait.next` does."""
-        self.add(self._pending)
-        while not self._pending.ready:
-            self._sleep(deadline)
+        pending = self._pending
+        try:
+            self.add(pending)
+            while not pending.ready:
+                self._sleep(deadline)
+        except BaseException:
+            self.close()
+            raise
+        if pending.audience:  # mostly it was told, and there is nobody left to be told
+            pending.leave(self)
 
 
 class InboxWait(Wait):

@@ -169,18 +169,18 @@ class PendingTable:
         if self._calls:
             self._calls.pop(pending, None)
 
-    def _take(self, task_id: str) -> tuple[PendingResult, ...]:
-        """Take *task_id* out; return who wanted it."""
+    def _take(self, task_id: str) -> Iterable[PendingResult]:
+        """Take *task_id* out; return who wanted it beside the first one."""
         first = self._pending.pop(task_id, None)
         if first is None:
             return ()
+        self._unlist(first)
         if self._states:
             self._states.pop(task_id, None)
         others = self._others.pop(task_id, ()) if self._others else ()
-        everybody = (first, *others)
-        for pending in everybody:
+        for pending in others:
             self._unlist(pending)
-        return everybody
+        return others
 
     def update(self, task_id: str, meta: Meta, read: Read, stored: bool = False) -> bool:
         """Hand *meta* to all that wait for *task_id*; return whether that was the last state.
@@ -197,10 +197,10 @@ class PendingTable:
             self._tell(task_id, meta, read, stored)
             return False
         self._figures.result(meta, first.since)
-        own: Meta | None = meta
-        for pending in self._take(task_id):
-            pending.resolve(own, read)
-            own = None
+        others = self._take(task_id)
+        first.resolve(meta, read)
+        for pending in others:
+            pending.resolve(None, read)
         return True
 
     def _tell(self, task_id: str, meta: Meta, read: Read, stored: bool) -> None:
@@ -226,7 +226,9 @@ class PendingTable:
     def fail(self, task_ids: Iterable[str], error: Exception) -> None:
         """Give all that wait for *task_ids* an error in place of the result."""
         for task_id in snapshot(task_ids):
-            for pending in self._take(task_id):
+            everybody = self.of(task_id)
+            self._take(task_id)
+            for pending in everybody:
                 pending.fail(error)
 
     def interrupt(self, error: Callable[[str], Exception]) -> int:

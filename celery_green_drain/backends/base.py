@@ -154,11 +154,7 @@ class DrainedBackendMixin:
         """Wait for nothing but that: what most calls come to, and thousands at once."""
         until = deadline(timeout)  # refused before anything is registered
         pending = self.pending(result)
-        wait = EndWait(self.result_consumer, pending)
-        try:
-            wait.end(until)
-        finally:
-            wait.close()
+        EndWait(self.result_consumer, pending).end(until)
         pending.check()
 
     def iter_native(
