@@ -64,34 +64,22 @@ class Chained(Protocol):
         """What the log calls it, with its *result*."""
 
 
-#: What a callback has returned that was not called so far.
-NOTHING = object()
-
-
-@Thenable.register
-class Callback:
-    """A user's callback, and what ``then()`` returns for it; or a thenable of the user's own.
+class Callback(promise):  # type: ignore[misc]
+    """A user's callback as the promise that ``then()`` returns, or a thenable of the user's own.
 
     It has the context that it was given in, and is for the process that gave it.
-
-    Whatever else a promise of vine has, such as ``then``, ``cancel`` and ``ready``, it has as well;
-    but that promise is made once somebody asks for it, as a million callbacks may wait.
 
     :raises TypeError: where *callback* cannot be called.
     """
 
-    __slots__ = ("_context", "_figures", "_function", "_promise", "_value", "on_error")
+    __slots__ = ("_context", "_figures", "_thenable")
 
     def __init__(self, callback: Any, on_error: Any, figures: Figures) -> None:
-        if callback is None:
-            callback = promise(on_error=on_error)  # for what is chained to it
-        elif not callable(callback):
-            raise TypeError(f"callback = {callback!r:.100}: expected a function.")
         is_thenable = isinstance(callback, Thenable)
-        self._function: Any = None if is_thenable else callback
-        self._promise: Any = callback if is_thenable else None
-        self._value: Any = NOTHING
-        self.on_error = on_error
+        if not (is_thenable or callback is None or callable(callback)):
+            raise TypeError(f"callback = {callback!r:.100}: expected a function.")
+        super().__init__(None if is_thenable else callback, on_error=on_error)
+        self._thenable = callback if is_thenable else None
         self._context = contextvars.copy_context()
         #: Those of the process: a child has others.
         self._figures = figures
@@ -99,32 +87,7 @@ class Callback:
     @property
     def target(self) -> Any:
         """What is called, and what further callbacks are chained to."""
-        return self._promise if self._function is None else self
-
-    @property
-    def promise(self) -> Any:
-        """What further callbacks are chained to, and are called by with what this one returns."""
-        if self._promise is None:
-            self._promise = promise(on_error=self.on_error)
-            if self._value is not NOTHING:
-                self._promise(self._value)
-        return self._promise
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self.promise, name)
-
-    def __call__(self, *args: Any) -> Any:
-        if self._promise is not None and self._promise.cancelled:
-            return None
-        try:
-            self._value = self._function(*args)
-        except Exception as exc:
-            return self.promise.throw(exc)
-        if self._promise is not None:
-            self._promise(self._value)
-        return self._value
+        return self if self._thenable is None else self._thenable
 
     def run(self, of: Chained, error: BaseException | None, *args: Any) -> None:
         """Call it with *args*, in this greenlet. What it raises is logged, and reaches nobody else.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,6 +100,30 @@ def test_callbacks_run_where_the_greenlets_are(
 def ident() -> int:
     """The native thread, whatever is patched."""
     return threading.get_native_id()
+
+
+def test_the_first_callback_is_given_in_a_native_thread(
+    make: Callable[..., Celery], tmp_path: Path, native: Callable[..., Callable[[], Any]]
+) -> None:
+    """Before the loop begins, which knows where greenlets live."""
+    app = make(results=f"file://{tmp_path}")
+    ids = [uuid(), uuid()]
+    for number, task_id in enumerate(ids):
+        app.backend.store_result(task_id, number, "SUCCESS")
+    called: list[object] = []
+
+    def give() -> None:
+        result = app.AsyncResult(ids[0])
+        result.get(timeout=0)  # for which a file needs no loop
+        result.then(lambda result: called.append((result.get(), ident())))
+
+    if DRAINER == "gevent":
+        native(give)()
+    else:
+        with pytest.raises(RuntimeError, match="in a native thread"):
+            native(give)()
+    app.AsyncResult(ids[1]).then(lambda result: called.append((result.get(), ident())))
+    wait_until(lambda: sorted(called) == [(0, ident()), (1, ident())], "both callbacks")
 
 
 def test_a_timeout_in_a_native_thread(

@@ -40,8 +40,7 @@ class CallbackRunner:
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` soon."""
         self._calls.append((function, args))
-        if self._next is None:
-            self._relieve()
+        self._relieve()
 
     def _relieve(self) -> None:
         if self._calls and (self._next is None or self._next.dead):

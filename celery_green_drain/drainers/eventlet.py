@@ -50,7 +50,7 @@ class EventletDrainer(Drainer):
         return len(self._callbacks)
 
     def is_local(self) -> bool:
-        return self._hub is None or self._hub is hubs.get_hub()
+        return self.at_home() if self._hub is None else self._hub is hubs.get_hub()
 
     def spawn(self, function: Callable[..., object], *args: Any) -> object:
         return eventlet.spawn(function, *args)

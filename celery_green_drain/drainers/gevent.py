@@ -54,7 +54,7 @@ class GeventDrainer(Drainer):
         return len(self._callbacks)
 
     def is_local(self) -> bool:
-        return self._hub is None or self._hub is get_hub()
+        return self.at_home() if self._hub is None else self._hub is get_hub()
 
     def spawn(self, function: Callable[..., object], *args: Any) -> object:
         if self.is_local() or self._hub is None:
