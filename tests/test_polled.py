@@ -966,7 +966,8 @@ def test_one_warning_of_an_eager_app_for_a_read(make: Callable[..., Celery]) -> 
     app = make("sqlite", task_always_eager=True)
     with pytest.warns(RuntimeWarning, match="eager") as warnings:
         assert app.AsyncResult(uuid()).state == "PENDING"
-    assert len(warnings) == 1
+    # Not what the garbage of another test has to say just now.
+    assert len([each for each in warnings if each.category is RuntimeWarning]) == 1
 
 
 @green_only

@@ -266,7 +266,7 @@ def test_a_name_that_comes_near_one_of_ours(
         app.conf.update({name: "gevent"})
     with pytest.warns(DrainerWarning, match=f"'{name}' is read by nobody.*write '{meant}'") as seen:
         assert type(apps[0].backend) is RedisBackend
-    assert seen[0].filename == __file__
+    assert {each.filename for each in seen if each.category is DrainerWarning} == {__file__}
     assert meant in caplog.text
     assert type(apps[1].backend) is RedisBackend  # with no second warning, which would be an error
 
@@ -349,7 +349,7 @@ def test_another_library_has_patched_or_none(
     remedy = f"patched by {MODE}: set '{MODE}', or 'auto'" if GREEN else f"not patched by {name}"
     with pytest.warns(DrainerWarning, match=f"result_drainer = '{name}', .*{remedy}") as seen:
         assert app.AsyncResult(task_id).get(timeout=5) == 1
-    assert seen[0].filename == __file__
+    assert {each.filename for each in seen if each.category is DrainerWarning} == {__file__}
     assert remedy in caplog.text
     assert chosen(app) is ThreadDrainer
     assert chosen(again) is ThreadDrainer  # with no second warning, which would be an error here
