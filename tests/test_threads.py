@@ -92,9 +92,14 @@ def test_callbacks_run_where_the_greenlets_are(
     task_id = uuid()
     called: list[Any] = []
     result = app.AsyncResult(task_id)
-    native(lambda: result.then(lambda result: called.append((result.get(), ident()))))()
+    native(lambda: result.then(noting(called)))()
     store(1, task_id=task_id)
     wait_until(lambda: called == [(1, ident())], "the callback")
+
+
+def noting(called: list[Any]) -> Callable[[Any], None]:
+    """A callback that appends the value and the thread that it was called in."""
+    return lambda result: called.append((result.get(), ident()))
 
 
 def ident() -> int:
@@ -110,19 +115,19 @@ def test_the_first_callback_is_given_in_a_native_thread(
     ids = [uuid(), uuid()]
     for number, task_id in enumerate(ids):
         app.backend.store_result(task_id, number, "SUCCESS")
-    called: list[object] = []
+    called: list[Any] = []
 
     def give() -> None:
         result = app.AsyncResult(ids[0])
         result.get(timeout=0)  # for which a file needs no loop
-        result.then(lambda result: called.append((result.get(), ident())))
+        result.then(noting(called))
 
     if DRAINER == "gevent":
         native(give)()
     else:
         with pytest.raises(RuntimeError, match="in a native thread"):
             native(give)()
-    app.AsyncResult(ids[1]).then(lambda result: called.append((result.get(), ident())))
+    app.AsyncResult(ids[1]).then(noting(called))
     wait_until(lambda: sorted(called) == [(0, ident()), (1, ident())], "both callbacks")
 
 
