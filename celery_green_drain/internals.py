@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakMethod
 
-from celery.result import ResultSet
+from celery.result import AsyncResult, ResultSet
 from kombu import pools
 
 __all__ = (
     "as_text",
     "disown_pools",
     "eventlet_hub",
+    "fulfilled_by_celery",
     "known",
     "learn",
     "leaves",
@@ -58,6 +60,16 @@ def learn(result: Any, meta: dict[str, Any]) -> None:
     :raises Exception: where it cannot be read, as one with children that are none.
     """
     result._set_cache(meta)
+
+
+def fulfilled_by_celery(promise: Any) -> bool:
+    """Whether *promise* calls nobody but Celery, as that which each ``AsyncResult`` begins with."""
+    function = getattr(promise, "fun", None)
+    if isinstance(function, WeakMethod):
+        function = function()
+    # Where the name goes it is called like anybody's, which does no harm.
+    celerys = getattr(AsyncResult, "_on_fulfilled", None)
+    return function is None or getattr(function, "__func__", None) is celerys
 
 
 def make_known(result: Any, meta: dict[str, Any]) -> None:

@@ -261,14 +261,19 @@ class InboxWait(Wait):
     def next(self, deadline: float | None = None, tick: float | None = None) -> Arrival | None:
         """Return what comes next, or None after *tick* seconds of silence.
 
-        :param deadline: when to give up, by the monotonic clock; None: never.
+        :param deadline: when to give up, by the monotonic clock; None: never. What has ended by
+            then is returned all the same, as the caller may have been elsewhere.
         :raises celery.exceptions.TimeoutError: then.
         :raises DrainerStopped: when the drainer is stopped.
         """
-        while not self._inbox:
+        while True:
+            while self._inbox:
+                arrival = self._inbox.popleft()
+                # Else states that come faster than they are handled would put it off for ever.
+                if deadline is None or _is_end(arrival) or time.monotonic() < deadline:
+                    return arrival
             if not self._sleep(deadline, tick):
                 return None
-        return self._inbox.popleft()
 
 
 @Thenable.register
@@ -310,12 +315,15 @@ class PendingResult(Promise):
     @property
     def waits(self) -> list[Wait]:
         """Who is in ``get()`` or the like for it, in order."""
-        return [who for who in self.audience.copy() if isinstance(who, Wait)]
+        return list(filter(_is_wait, self.audience.copy()))
 
     @property
     def wanted(self) -> bool:
         """Whether somebody still asks for it."""
-        return (self._served and self._ref() is not None) or bool(self.waits)
+        if self._served and self._ref() is not None:
+            return True
+        # Not all of them, as thousands may wait for one result, and each that comes or goes asks.
+        return any(map(_is_wait, self.audience.copy()))
 
     def serve(self, keep: bool) -> None:
         result = self._ref()
@@ -325,10 +333,15 @@ class PendingResult(Promise):
                 quoted(self.task_id),
             )
             return
+        before = self._served, self._keep
         if keep and not self.weak:
             self._keep = result
         self._served = True
-        self.loop.want(self)
+        try:
+            self.loop.want(self)
+        except BaseException:
+            self._served, self._keep = before
+            raise
 
     @property
     def kinds(self) -> list[str]:
@@ -421,6 +434,15 @@ class PendingResult(Promise):
 
     def name(self, result: Any) -> str:
         return f"task {quoted(self.task_id)}"
+
+
+def _is_wait(who: Any) -> bool:
+    return isinstance(who, Wait)
+
+
+def _is_end(arrival: Arrival) -> bool:
+    _, meta = arrival
+    return meta is None or meta["status"] in states.READY_STATES
 
 
 def _kind(who: Any) -> str:

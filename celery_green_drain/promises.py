@@ -45,6 +45,10 @@ class Loop(Protocol):
 
     figures: Figures
 
+    @property
+    def failures(self) -> tuple[type[BaseException], ...]:
+        """What a callback raises that has failed. All else ends the greenlet, or the process."""
+
     def in_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` in the drain loop, at its next turn. It must not block."""
 
@@ -125,8 +129,7 @@ class Callback(promise):  # type: ignore[misc]
             finally:
                 # As Celery does after a task: a callback is no request, so Django does not do it.
                 close_old_connections()
-        except (Exception, SystemExit) as exc:
-            # Under green threads sys.exit() would end the main greenlet, and everybody's request.
+        except of.loop.failures as exc:
             logger.exception("A callback of %s raised.", of.name(*args))
             return exc
         return None
@@ -172,6 +175,7 @@ class Promise:
 
         :param on_error: called instead, with its exception, where the task has failed.
         :return: the callback as a promise, to chain further ones to.
+        :raises RuntimeError: where the drain loop cannot be started. Nothing is called then.
         """
         if isinstance(callback, barrier):
             self._join(callback)
@@ -179,7 +183,11 @@ class Promise:
         chained = Callback(callback, on_error, self.loop.figures)
         self.audience.append(chained)
         if not self.ready:
-            self.serve(keep=True)
+            try:
+                self.serve(keep=True)
+            except BaseException:
+                self.leave(chained)  # or it would be called twice, once it is given again
+                raise
         if self.ready:  # by now perhaps by another thread, which may have looked before the append
             self._tell_all(self._ref())
         return chained.target
@@ -304,9 +312,14 @@ class PendingSet(Promise):
         return super().then(callback, on_error)
 
     def serve(self, keep: bool) -> None:
+        before = self._keep
         if keep:
             self._keep = self._ref()
-        self._gate.serve(self)
+        try:
+            self._gate.serve(self)
+        except BaseException:
+            self._keep = before
+            raise
 
     def __call__(self, *args: Any) -> None:
         self.ready = True
@@ -367,13 +380,17 @@ class Gate:
 
     def serve(self, pending_set: PendingSet | None = None) -> None:
         """Have all members served; keep *pending_set* until they have come."""
-        if pending_set is not None and not self.ready:
-            self._served.append(pending_set)
         if not self._open:
             self._open = True
-            for member in filter(None, [ref() for ref in self._members]):
-                if not member.ready:
-                    member.serve(keep=False)
+            try:
+                for member in filter(None, [ref() for ref in self._members]):
+                    if not member.ready:
+                        member.serve(keep=False)
+            except BaseException:
+                self._open = False
+                raise
+        if pending_set is not None and not self.ready:
+            self._served.append(pending_set)
 
     def then(self, callback: Any, on_error: Any = None) -> None:
         result_set = _set_behind(callback)

@@ -22,7 +22,7 @@ from celery.exceptions import TimeoutError
 from celery.result import ResultBase
 
 from .errors import DrainerStopped
-from .internals import leaves
+from .internals import as_text, leaves
 from .watching import State, States, follow
 
 __all__ = (
@@ -219,7 +219,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _end_id(result: ResultBase) -> str:
-    return _digest("\n".join(sorted({node.id for node in leaves(result)}))) + "-end"
+    return _digest("\n".join(sorted({as_text(node.id) for node in leaves(result)}))) + "-end"
 
 
 def _digest(text: str) -> str:

@@ -146,15 +146,18 @@ def block(seconds: float) -> None:
         pass
 
 
-def green_timeout(seconds: float) -> Any:
-    """A timeout of the green library that patched this process; it raises nothing outside."""
+def green_timeout(seconds: float, raises: bool = False) -> Any:
+    """A timeout of the green library that patched this process.
+
+    :param raises: whether who has used it gets it raised.
+    """
     if MODE == "gevent":
         import gevent
 
-        return gevent.Timeout(seconds, False)
+        return gevent.Timeout(seconds, None if raises else False)
     import eventlet
 
-    return eventlet.Timeout(seconds, False)
+    return eventlet.Timeout(seconds, None if raises else False)
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:

@@ -16,12 +16,14 @@ from typing import Any
 import celery
 import pytest
 from celery import Celery, chain, group, uuid
-from celery.result import GroupResult, ResultSet
+from celery.exceptions import TimeoutError
+from celery.result import AsyncResult, GroupResult, ResultSet
 from vine import barrier, promise
 
 from celery_green_drain import figures
+from celery_green_drain.signals import callback_raised
 
-from .green import GREEN, MODE, crowd, size, wait_until
+from .green import GREEN, MODE, crowd, green_timeout, size, spawn_get, wait_until
 from .servers import RedisServer
 
 pytestmark = pytest.mark.kinds("redis", "rpc, rabbitmq")
@@ -175,6 +177,38 @@ def test_what_was_chained_before_celery_asked_us(app: Celery, store: Callable[..
     assert len(result.on_ready.listeners) == 0
 
 
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_promise_of_ones_own_is_called(
+    ready: bool, app: Celery, store: Callable[..., str]
+) -> None:
+    """In place of that which a result begins with, and by a subclass that has another."""
+    calls: list[object] = []
+
+    class Result(AsyncResult):
+        def _on_fulfilled(self, result: Any) -> Any:
+            calls.append(self.id)
+            return super()._on_fulfilled(result)
+
+    ids = [uuid(), uuid()]
+    mine, theirs = app.AsyncResult(ids[0]), Result(ids[1], app=app)
+    mine.on_ready = promise(lambda result: calls.append(result.id))
+    waits = [] if ready else [spawn_get(result) for result in (mine, theirs)]
+    for number, task_id in enumerate(ids):
+        store(number, task_id=task_id)
+    if ready:
+        waits = [spawn_get(result) for result in (mine, theirs)]
+    wait_until(lambda: waits == [[0], [1]], "both results")
+    wait_until(lambda: sorted(map(str, calls)) == sorted(ids), "both calls")
+
+
+def test_a_promise_of_ones_own_asks_for_nothing(app: Celery) -> None:
+    result = app.AsyncResult(uuid())
+    result.on_ready = promise(print)
+    with pytest.raises(TimeoutError):
+        result.get(timeout=0.05)
+    wait_until(lambda: not app.backend.result_consumer.statistics().pending, "an empty table")
+
+
 def test_cancelled(app: Celery, store: Callable[..., str]) -> None:
     result = app.AsyncResult(uuid())
     calls: list[object] = []
@@ -287,6 +321,33 @@ def test_one_that_calls_exit_ends_nothing(
     wait_until(lambda: caplog.text.count("SystemExit") == 2, "the log lines")
     assert f"A callback of task {task_id!r} raised." in caplog.text
     assert app.AsyncResult(store(1)).get(timeout=20) == 1
+
+
+@pytest.mark.skipif(not GREEN, reason="green libraries have such timeouts")
+def test_one_that_a_green_timeout_ends(
+    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has raised like any other, though that is no ``Exception``."""
+    task_id = uuid()
+    raised: list[str] = []
+
+    def note(sender: object, name: str, **kwargs: object) -> None:
+        raised.append(name)
+
+    def dawdle(result: object) -> None:
+        with green_timeout(0.05, True):
+            time.sleep(60)
+
+    callback_raised.connect(note)
+    try:
+        app.AsyncResult(task_id).then(dawdle)
+        store(task_id=task_id)
+        wait_until(lambda: raised == [f"task {task_id!r}"], "the signal")
+    finally:
+        callback_raised.disconnect(note)
+    assert f"A callback of task {task_id!r} raised." in caplog.text
+    statistics = app.backend.result_consumer.statistics()
+    assert (statistics.callbacks_run, statistics.callbacks_raised) == (1, 1)
 
 
 def test_one_that_sleeps_delays_nobody(app: Celery, store: Callable[..., str]) -> None:

@@ -133,6 +133,58 @@ def test_killed_it_starts_again(
     assert "was killed" in caplog.text
 
 
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+def test_what_handles_the_log_line_may_start_it_too() -> None:
+    """As one that sends each line as a task does."""
+    stub = Stub()
+    started: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            stub.drainer.start()
+            started.append(record.getMessage())
+
+    handler = Handler()
+    logging.getLogger("celery_green_drain").addHandler(handler)
+    try:
+        stub.drainer.start()
+        kill(stub.drainer.loop)  # before it has run
+        stub.drainer.start()
+    finally:
+        logging.getLogger("celery_green_drain").removeHandler(handler)
+    assert any("was killed" in text for text in started)
+    wait_until(lambda: stub.turns, "a turn")
+    stub.drainer.stop()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_callback_that_cannot_be_given_is_not_called(
+    together: bool, app: Celery, store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is given once more; then it is called once."""
+    drainer = app.backend.result_consumer.drainer
+    spawned, lacks, calls = drainer.spawn, [RuntimeError("can't start new thread")], []
+    ids = [uuid(), uuid()]
+    members = [app.AsyncResult(task_id) for task_id in ids]
+    result = GroupResult(uuid(), members, app=app) if together else members[0]
+
+    def spawn_or_not(*args: Any) -> Any:
+        if lacks:
+            raise lacks.pop()
+        return spawned(*args)
+
+    monkeypatch.setattr(drainer, "spawn", spawn_or_not)
+    with pytest.raises(RuntimeError, match="new thread"):
+        result.then(lambda _: calls.append("refused"))
+    result.then(lambda _: calls.append("given"))
+    for task_id in ids:
+        store(1, task_id=task_id)
+    wait_until(lambda: calls, "the callback")
+    assert app.AsyncResult(store(2)).get(timeout=20) == 2
+    wait_until(lambda: not app.backend.result_consumer.statistics().pending, "an empty table")
+    assert calls == ["given"]
+
+
 def test_a_loop_that_cannot_be_spawned_is_spawned_later(
     app: Celery, store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

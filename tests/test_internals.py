@@ -45,6 +45,7 @@ PRIVATE: dict[str, Any] = {
     "_get_current_object": type(current_task),
     "_get_pool": RedisBackend,
     "_maybe_set_cache": AsyncResult,
+    "_on_fulfilled": AsyncResult,
     "_pool": Celery,
     "_producer_pool": Celery(set_as_current=False).amqp,
     "_set_cache": AsyncResult,

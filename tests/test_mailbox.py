@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -92,6 +93,32 @@ def test_a_note_ends_the_sleep(mailbox: Mailbox) -> None:
     wait_until(lambda: woken, "the end of the sleep")
     mailbox.read()
     assert woken == [1, 2, 2, 2]
+
+
+def test_what_a_signal_handler_raises_in_the_middle_of_a_post(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later posts end the sleep all the same."""
+    mailbox.wait(0)
+
+    class Interrupted:
+        def send(self, data: bytes) -> None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mailbox, "_sender", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            mailbox.wake()
+    woken = threading.Event()
+
+    def sleep() -> None:
+        mailbox.wait(60)
+        woken.set()
+
+    spawn(sleep)
+    time.sleep(0.05)
+    mailbox.wake()
+    assert woken.wait(20)
 
 
 def test_a_source_ends_the_sleep(mailbox: Mailbox) -> None:

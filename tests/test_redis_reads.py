@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from celery import Celery, uuid
+from celery.exceptions import TimeoutError
 
 from celery_green_drain.consumers import redis_session
 
@@ -120,6 +122,29 @@ def test_reads_in_an_outage(line: Line) -> None:
     line.proxy.pass_on()
     wait_until(lambda: read(0) == "PENDING", "reads that work again")
     assert app.AsyncResult(task_id).state == "SUCCESS"
+
+
+def test_a_read_beside_a_subscription_that_cannot_be_sent(
+    make: Callable[..., Celery], store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With RESP2, where they go over two connections: it does not wait for the heartbeat."""
+    app = make(results=f"{make().conf.result_backend}&protocol=2", result_drainer_heartbeat=300)
+    task_id = store(1)
+    assert app.AsyncResult(task_id).get(timeout=20) == 1
+    consumer = app.backend.result_consumer
+
+    def refuse(commands: object) -> None:
+        raise ConnectionError("Broken pipe")
+
+    monkeypatch.setattr(consumer.session.pubsub, "send", refuse)
+    read, *_ = crowd(2, lambda i: app.AsyncResult(task_id).state if i == 0 else wait(app))
+    assert read == "SUCCESS"
+    assert consumer.statistics().outages == 1
+
+
+def wait(app: Celery) -> None:
+    with suppress(TimeoutError):
+        app.AsyncResult(uuid()).get(timeout=1)
 
 
 # -- bursts

@@ -11,7 +11,9 @@ import redis
 from celery import Celery, uuid
 from celery.exceptions import TimeoutError
 
-from .green import crowd, wait_until
+from celery_green_drain.consumers import redis_session
+
+from .green import crowd, spawn_get, wait_until
 from .servers import RedisServer
 
 KEYS = "celery-task-meta-"
@@ -181,6 +183,51 @@ def test_one_forbidden_key_concerns_its_own_task_alone(
     *values, refused = crowd(len(ids), lambda i: value_or_error(app, ids[i]))
     assert values == list(range(10))
     assert isinstance(refused, redis.exceptions.ResponseError)
+
+
+def test_a_forbidden_key_that_is_only_read_concerns_its_reader_alone(
+    login: Callable[..., Celery], keep: Callable[..., str]
+) -> None:
+    app = login("on", ">secret", f"~{KEYS}a*", "&*", "+@all")
+    assert app.AsyncResult(keep(1, task_id=f"a{uuid()}")).get(timeout=20) == 1
+    for number in range(3):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            app.AsyncResult(f"b{uuid()}").state  # noqa: B018
+        assert app.AsyncResult(keep(number, task_id=f"a{uuid()}")).get(timeout=20) == number
+    assert app.backend.result_consumer.statistics().connects == 1
+
+
+def test_a_channel_that_is_wanted_again_after_it_was_refused_with_another(
+    login: Callable[..., Celery],
+    keep: Callable[..., str],
+    guarded: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who has left before the refusal came has left something to be unsubscribed from."""
+    monkeypatch.setattr(redis_session, "LINGER", 60)
+    app = login("on", ">secret", "~*", "resetchannels", f"&{KEYS}a*", "+@all")
+    app.conf.result_drainer_heartbeat = 30
+    assert app.AsyncResult(keep(1)).get(timeout=20) == 1
+    wanted, forbidden = f"a{uuid()}", f"b{uuid()}"
+    guarded.probe.client_pause(1000)
+    refused = spawn_get(app.AsyncResult(forbidden))
+    assert isinstance(error_of(app, wanted, 0.1), TimeoutError)
+    wait_until(lambda: refused, "the refusal")
+    outcome = spawn_get(app.AsyncResult(wanted), timeout=20)
+    wait_until(lambda: subscribed(guarded, [wanted]), "the subscription")
+    keep(2, task_id=wanted)
+    wait_until(lambda: outcome == [2], "the result")
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_more_to_look_up_one_by_one_than_the_socket_takes(
+    protocol: int, login: Callable[..., Celery], keep: Callable[..., str]
+) -> None:
+    app = login("on", ">secret", "~*", "&*", "+@all", "-mget")
+    app.conf.result_backend += f"&protocol={protocol}"
+    ids = [keep(i, task_id=f"{i}-" + "x" * 50_000) for i in range(300)]
+    assert crowd(300, lambda i: value_or_error(app, ids[i])) == list(range(300))
+    assert app.backend.result_consumer.statistics().connects == 1
 
 
 def value_or_error(app: Celery, task_id: str) -> object:

@@ -6,6 +6,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from celery import Celery, chain, chord, group, uuid
@@ -13,7 +14,7 @@ from celery.exceptions import ChordError, TaskRevokedError, TimeoutError
 from celery.result import AsyncResult, GroupResult, ResultSet, allow_join_result
 from vine import promise
 
-from celery_green_drain import sse, watch
+from celery_green_drain import pending, sse, watch
 from celery_green_drain.consumers.amqp import AmqpSession
 from celery_green_drain.consumers.virtual import VirtualSession
 
@@ -368,6 +369,42 @@ def test_iter_native_yields_each_as_it_arrives(app: Celery) -> None:
     assert order == sorted(seconds)
     # Once more, now that all are here.
     assert len(list(result.iter_native(timeout=0))) == 3
+
+
+@stored
+def test_iter_native_yields_after_its_timeout_what_has_come_before(
+    app: Celery, store: Callable[..., str]
+) -> None:
+    """Who iterates over it may have been elsewhere."""
+    results = ResultSet([app.AsyncResult(store(i)) for i in range(3)])
+    values = results.iter_native(timeout=1)
+    next(values)
+    wait_until(lambda: not app.backend.result_consumer.statistics().pending, "the others")
+    time.sleep(1)
+    assert len(list(values)) == 2
+
+
+@stored
+def test_how_much_many_waits_for_one_result_look_at_each_other(
+    app: Celery, store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+
+    def is_wait(who: object) -> bool:
+        nonlocal looked
+        looked += 1
+        return isinstance(who, pending.Wait)
+
+    monkeypatch.setattr(pending, "_is_wait", is_wait)
+    result, count = app.AsyncResult(uuid()), size(1000, 100)
+
+    def wait(i: int) -> None:
+        with suppress(TimeoutError):
+            result.get(timeout=1)
+
+    crowd(count, wait)
+    assert result.on_ready.audience == []
+    assert looked <= 10 * count
 
 
 def test_iter_native_polls_with_a_timeout_of_zero(app: Celery) -> None:

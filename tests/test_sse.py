@@ -8,6 +8,7 @@ import json
 import resource
 import sys
 import time
+import uuid as uuid_type
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -227,6 +228,17 @@ def test_the_end_is_always_sent(app: Celery) -> None:
     assert sse.is_over(result, end.id)
     assert not sse.is_over(result, None)
     assert not sse.is_over(app.AsyncResult(uuid()), end.id)
+
+
+@pytest.mark.parametrize("kind", [uuid_type.UUID, str.encode])
+def test_an_id_that_is_no_text(
+    kind: Callable[[str], Any], app: Celery, store: Callable[..., str]
+) -> None:
+    task_id = store(1)
+    result = app.AsyncResult(kind(task_id))
+    (end,) = parse(*sse.stream(result))
+    assert (end.json["task_id"], end.json["result"]) == (task_id, 1)
+    assert sse.is_over(app.AsyncResult(task_id), end.id)
 
 
 def test_a_group(app: Celery, store: Callable[..., str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -18,7 +19,7 @@ import celery_green_drain
 from celery_green_drain import DrainerStopped, State, watch
 
 from .conftest import KINDS
-from .green import GREEN, crowd, in_native_thread, kill, size, spawn_get, wait_until
+from .green import GREEN, crowd, in_native_thread, kill, size, spawn, spawn_get, wait_until
 from .servers import RedisServer
 from .watcher import Watcher
 
@@ -440,6 +441,38 @@ def test_timeout(app: Celery, store: Store, results: RedisServer) -> None:
         next(states)
     assert 0.5 <= time.monotonic() - begun < 5
     nothing_left(app, results)
+
+
+@every_kind
+@pytest.mark.parametrize("how", ["watch", "get"])
+def test_timeout_of_a_reader_that_is_slower_than_the_task(
+    app: Celery, store: Store, how: str
+) -> None:
+    """There is always one more state for it."""
+    task_id, over = uuid(), threading.Event()
+    result = app.AsyncResult(task_id)
+
+    def report() -> None:
+        for number in range(10_000):
+            step(store, task_id, number)
+            if over.wait(0.01):
+                return
+
+    def dawdle(state: object) -> None:
+        time.sleep(0.05)
+
+    def read() -> None:
+        if how == "get":
+            result.get(timeout=0.5, on_message=dawdle)
+        for state in watch(result, timeout=0.5):
+            dawdle(state)
+
+    spawn(report)
+    try:
+        with pytest.raises(TimeoutError):
+            read()
+    finally:
+        over.set()
 
 
 def test_timeout_of_zero_looks_once(app: Celery, store: Store, results: RedisServer) -> None:

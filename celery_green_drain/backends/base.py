@@ -15,10 +15,10 @@ from .. import forks
 from ..consumers.base import ResultConsumer
 from ..context import is_lost, know_running_tasks, without_task
 from ..drainers import check
-from ..internals import disown_pools, known, leaves, make_known
+from ..internals import disown_pools, fulfilled_by_celery, known, leaves, make_known
 from ..lateness import not_ready
 from ..pending import EndWait, InboxWait, PendingResult, deadline
-from ..promises import failure
+from ..promises import Callback, failure
 from ..settings import Settings
 
 __all__ = ("DrainedBackendMixin",)
@@ -109,8 +109,12 @@ class DrainedBackendMixin:
         # The first time; or after forget(), after an unreadable result, or in a child.
         fresh = PendingResult(result, consumer)
         if not isinstance(pending, PendingResult):
-            for listener in filter(None, pending.listeners):
-                fresh.then(listener)
+            if fulfilled_by_celery(pending):
+                for listener in filter(None, pending.listeners):
+                    fresh.then(listener)
+            elif not pending.ready:
+                # Somebody's own, or a subclass's: told of what comes, and it asks for nothing.
+                fresh.audience.append(Callback(pending, None, consumer.figures))
         result.on_ready = fresh
         if known(result):
             fresh(result)

@@ -174,6 +174,11 @@ class ResultConsumer(Drained):
             self._lacking = True
             self.in_loop(drainer.mailbox.later, LACK, self.call, function, *args)
 
+    @property
+    def failures(self) -> tuple[type[BaseException], ...]:
+        # Under green threads sys.exit() would end the main greenlet, and everybody's request.
+        return (Exception, SystemExit, *self.drainer.timeouts)
+
     def in_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function(*args)`` in the drain loop, at its next turn. It must not block."""
         self.drainer.ask(function, *args)

@@ -206,8 +206,8 @@ class RedisSession(Session):
         self._opened.close()
 
     def _give_up_readings(self) -> None:
-        under_way = [command.readings for link in self.links for command in link.under_way]
-        for readings in (*under_way, self._readings):
+        under_way = chain(self._asked, *(link.under_way for link in self.links))
+        for readings in (*(command.readings for command in under_way), self._readings):
             for reading in chain.from_iterable(readings.values()):
                 reading.give_up()
         self._readings.clear()
@@ -250,8 +250,8 @@ class RedisSession(Session):
     # -- what is to be sent
 
     def want(self, channel: bytes, task_id: str) -> None:
+        self._unwanted.pop(channel, None)  # also where the subscription was refused since
         if channel in self._subscribed:
-            self._unwanted.pop(channel, None)
             self._unknown[channel] = task_id
         else:
             self._wanted[channel] = task_id
@@ -302,8 +302,9 @@ class RedisSession(Session):
         if self.pubsub is self.lookup:
             self._submit(self.pubsub, leaving + subscribing + looking)
         else:
-            self._submit(self.pubsub, leaving + subscribing)
+            # First what somebody may read with, and is told of where the other write fails.
             self._submit(self.lookup, looking)
+            self._submit(self.pubsub, leaving + subscribing)
 
     def _submit(self, link: Link, commands: list[Command]) -> None:
         if commands:
@@ -324,7 +325,9 @@ class RedisSession(Session):
             task_id = self._backlog.popleft()
             if task_id in self._table:
                 chunk[self._key(task_id)] = task_id
-        chunk.update(_take(self._wanted, CHUNK - len(chunk)))
+        for channel, task_id in _take(self._wanted, CHUNK - len(chunk)).items():
+            if task_id in self._table:  # it may have been in the backlog as well, and come since
+                chunk[channel] = task_id
         if not chunk:
             return []
         self._subscribed_at = now
@@ -514,13 +517,13 @@ class RedisSession(Session):
             if never:
                 self._consumer.refuse("MGET", error, "results are looked up one by one")
             chunks, readings = _chunks(command.keys, 1), command.readings
-            gets = [Command("GET", chunk, self._on_looked_up, readings) for chunk in chunks]
-            self._submit(self.lookup, gets)
+            # Not sent from here, where the socket must not wait.
+            self._asked += [Command("GET", chunk, self._on_looked_up, readings) for chunk in chunks]
             return
         ((key, task_id),) = command.keys.items()
         if never:
             self._consumer.refuse("GET", error, "results that were stored before are not seen")
-        else:
+        elif task_id:
             self._refusals.setdefault(key, error)
         self._on_nothing(key, task_id, command.readings)
 
@@ -531,8 +534,11 @@ class RedisSession(Session):
         self._tell_refusal(key, task_id)
 
     def _tell_refusal(self, key: bytes, task_id: str) -> None:
-        """If nothing more can come for *task_id*, whoever waits for it is told why."""
-        error = self._refusals.pop(key, None)
+        """If nothing more can come for *task_id*, whoever waits for it is told why.
+
+        :param task_id: empty where nobody did, and the key was read only.
+        """
+        error = self._refusals.pop(key, None) if task_id else None
         if error is not None:
             self._table.fail([task_id], error)
             self.drop(task_id)

@@ -35,6 +35,9 @@ STOP_TIMEOUT = 10.0
 TURN = 1.0
 
 
+KILLED = "The result drainer was killed; starting it again."
+
+
 class Life(Enum):
     """In which part of its life a drain loop is."""
 
@@ -111,9 +114,7 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
         with self._lock:
             if self.running:
                 return
-            if self._life is not Life.IDLE:
-                # Killed before it ran, as by something that kills all greenlets there are.
-                logger.warning("The result drainer was killed; starting it again.")
+            killed = self._life is not Life.IDLE
             self._settle()
             self._life = Life.RUNNING
             self._ended = self._broadcast()
@@ -122,6 +123,9 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
             except BaseException:
                 self._life = Life.IDLE
                 raise
+        if killed:  # before it ran, as by something that kills all greenlets there are
+            # Not under the lock: what handles the log may send a task, and that starts the loop.
+            logger.warning(KILLED)
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """End the loop, and wait for its end, *timeout* seconds at most.
@@ -226,7 +230,7 @@ class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
             # Not before, or what is still done in this loop would start the next one.
             self._life = Life.IDLE
             if not stopped and not sys.is_finalizing():
-                logger.warning("The result drainer was killed; starting it again.")
+                logger.warning(KILLED)
                 self.start()
             elif self.mailbox.asked:
                 self.start()  # by another thread, just now

@@ -32,6 +32,7 @@ class EventletDrainer(Drainer):
     """Drains in a green thread of eventlet, in the hub of the main thread."""
 
     name = "eventlet"
+    timeouts = (eventlet.Timeout,)
     _hub: Any = None
 
     def __init__(self, result_consumer: Any) -> None:

@@ -34,6 +34,7 @@ class GeventDrainer(Drainer):
     """Drains in a greenlet of gevent, in the hub of the main thread."""
 
     name = "gevent"
+    timeouts = (gevent.Timeout,)
     _hub: Hub | None = None
     #: The greenlet that has forked, in a child: the copy of the loop ends in the middle of that.
     _forking: Any = None

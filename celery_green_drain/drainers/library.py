@@ -45,6 +45,9 @@ class Library:
     #: The name in Celery's registry, and the value of ``result_drainer``.
     name: ClassVar[str] = ""
 
+    #: What its own timeouts raise, as far as that is no :exc:`Exception`.
+    timeouts: ClassVar[tuple[type[BaseException], ...]] = ()
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         #: Calls that have not ended. Changed in any thread, so nothing is counted.

@@ -107,12 +107,15 @@ class Mailbox:
         sender = self._sender
         if self._awake or sender is None or os.getpid() != self._pid:
             return
-        self._awake = True
         try:
+            self._awake = True
             sender.send(b"\0")
         except OSError:
             # Closed by the loop's end; or full, and then the loop is awake anyway.
             self._awake = False
+        except BaseException:
+            self._awake = False  # such as what a signal handler raises
+            raise
 
     @property
     def asked(self) -> bool:
