@@ -42,6 +42,10 @@ class Control:
         """Let each byte through by itself."""
         self.tell("trickle")
 
+    def flatten(self) -> None:
+        """Tell pushes of Redis as arrays, as some do that stand in for it."""
+        self.tell("flatten")
+
     def pass_on(self) -> None:
         """Let everything through, over new connections. What was swallowed is lost."""
         self.tell("pass")
@@ -125,6 +129,8 @@ class _Server:
                 dead = dead or self.mode == "swallow"
                 if dead:
                     continue
+                if self.mode == "flatten":
+                    data = data.replace(b">3\r\n", b"*3\r\n")
                 step = 1 if self.mode == "trickle" else len(data)
                 for start in range(0, len(data), step):
                     travelling.put_nowait((loop.time() + self.delay, data[start : start + step]))

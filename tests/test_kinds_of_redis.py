@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -12,6 +13,7 @@ import redis
 from celery import Celery, uuid
 
 from .green import crowd, wait_until
+from .proxy import proxied
 from .servers import OWNER, Process, RedisServer, free_port, redis_executable
 
 
@@ -50,6 +52,24 @@ def test_database_and_password(make: Callable[..., Celery]) -> None:
 @pytest.mark.skipif(redis.VERSION < (5,), reason="redis-py speaks RESP3 since 5.0")
 def test_resp3(make: Callable[..., Celery], results: RedisServer) -> None:
     use(make(results=results.url("web") + "&protocol=3"))
+
+
+@pytest.mark.skipif(redis.VERSION < (5,), reason="redis-py speaks RESP3 since 5.0")
+def test_resp3_without_pushes(
+    make: Callable[..., Celery], results: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As some servers have it that stand in for Redis."""
+    with proxied(results.port) as proxy:
+        proxy.flatten()
+        url = results.url("web").replace(f":{results.port}/", f":{proxy.port}/")
+        app = make(results=url)
+        with caplog.at_level(logging.INFO):
+            use(app)
+            use(app)
+        statistics = app.backend.result_consumer.statistics()
+        assert (statistics.connections, statistics.connects) == (2, 2)
+        assert caplog.text.count("RESP3 without pushes") == 1
+        proxy.pass_on()
 
 
 def test_tls(

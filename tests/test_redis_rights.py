@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -124,6 +125,52 @@ def test_each_of_our_commands_refused(
     serves(app, keep, guarded)
     serves(app, keep, guarded)
     assert app.backend.result_consumer.statistics().connects == 1
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize(
+    ("rights", "sign"),
+    [
+        (("~*", "-unsubscribe"), "get"),
+        (("~*", "-unsubscribe", "-get"), "mget"),
+        # Nothing but what comes by itself shows that the server lives.
+        ((f"~{KEYS}a*", "resetchannels", f"&{KEYS}a*", "-unsubscribe"), None),
+    ],
+)
+def test_no_ping_for_some_heartbeats(
+    rights: tuple[str, ...],
+    sign: str | None,
+    protocol: int,
+    login: Callable[..., Celery],
+    keep: Callable[..., str],
+    guarded: RedisServer,
+) -> None:
+    """What asks instead costs nothing else its right."""
+    app = login("on", ">secret", "&*", "+@all", "-ping", *rights)
+    app.conf.result_backend += f"&protocol={protocol}"
+
+    def serves() -> None:
+        assert app.AsyncResult(keep(1, task_id=f"a{uuid()}")).get(timeout=20) == 1
+
+    serves()
+    guarded.reset_calls()
+    consumer = app.backend.result_consumer
+    turns = consumer.session.turn
+    turned = 0
+
+    def turn(timeout: float | None) -> None:
+        nonlocal turned
+        turned += 1
+        turns(timeout)
+
+    consumer.session.turn = turn
+    if sign is None:
+        time.sleep(2)  # four heartbeats
+    else:
+        wait_until(lambda: guarded.calls(sign) > 1, "signs of life")
+    assert turned < 100
+    serves()
+    assert consumer.statistics().connects == 1
 
 
 def test_no_look_at_what_is_stored(

@@ -16,7 +16,9 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.utils.imports import symbol_by_name
 from kombu.utils.url import maybe_sanitize_url
 
+from ..notices import notify
 from ..settings import Settings
+from .extended import extended
 
 __all__ = ("django_cache", "django_db", "green", "redis_backend", "rpc_backend", "sentinel_backend")
 
@@ -29,7 +31,7 @@ def redis_backend(app: Any, **kwargs: Any) -> Any:
 def rpc_backend(app: Any, **kwargs: Any) -> Any:
     """``rpc://``."""
     backend = _backend(app, kwargs, _stock(app, "rpc"), _ours(".rpc:RpcBackend"))
-    if Settings.of(app.conf).drainer is not None:
+    if hasattr(backend, "take_replies"):
         backend.take_replies()
     return backend
 
@@ -94,7 +96,20 @@ def _stock(app: Any, name: str) -> Callable[[], type]:
 
 
 def _ours(path: str) -> Callable[[type], type]:
-    return lambda stock: symbol_by_name(path, package=__name__)
+    def drained(stock: Any) -> Any:
+        ours: Any = symbol_by_name(path, package=__name__)
+        *_, celerys = ours.__bases__
+        if stock is celerys:
+            return ours
+        if issubclass(stock, celerys):  # the loader's own
+            return extended(ours, stock)
+        notify(
+            f"The app's loader has {stock.__module__}.{stock.__qualname__} in place of Celery's "
+            f"{celerys.__name__}. That is no subclass of it, so no drainer serves it."
+        )
+        return stock
+
+    return drained
 
 
 def _polled(stock: type) -> type:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from celery import current_app, states
+from celery.backends.base import unpickle_backend
 from celery.exceptions import ChordError, TimeoutError
 from celery.result import ResultSet
 
@@ -36,6 +37,9 @@ class DrainedBackendMixin:
     To be mixed in before a backend class of Celery. It needs what :mod:`celery.result` calls,
     nothing of how Celery's own backends work inside.
     """
+
+    #: What has made the class, and of what, where it has no name by which to find it.
+    made_by: tuple[Any, ...] = ()
 
     app: Any
     url: Any
@@ -216,7 +220,11 @@ class DrainedBackendMixin:
     # -- pickling
 
     def __reduce__(self, args: Any = (), kwargs: Any = None) -> Any:
-        return _restore, (super().__reduce__(args, kwargs), self.url)  # type: ignore[call-arg]
+        reduced: Any = super().__reduce__(args, kwargs)  # type: ignore[call-arg]
+        if self.made_by:
+            _, (_, *arguments) = reduced
+            reduced = _unpickle, (self.made_by, *arguments)
+        return _restore, (reduced, self.url)
 
 
 class _Waiting:
@@ -313,6 +321,11 @@ def _restore(reduced: tuple[Any, ...], url: Any) -> Any:
         return backend
     function, args = reduced
     return function(*args)
+
+
+def _unpickle(made_by: tuple[Any, ...], *args: Any) -> Any:
+    make, *parts = made_by
+    return unpickle_backend(make(*parts), *args)
 
 
 def _follows(on_interval: Any) -> bool:

@@ -21,7 +21,7 @@ from .base import OutOfStep
 from .elsewhere import StoreCheck
 from .reading import Reading
 from .redis_session import NEVER, RedisSession, is_never
-from .resp import RESP3
+from .resp import RESP3, NoPushes
 from .session import SessionConsumer
 
 __all__ = ("RedisResultConsumer",)
@@ -104,6 +104,13 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         session = self.session
         try:
             super().drain_events(timeout)
+        except NoPushes as exc:
+            self._resp3 = False
+            logger.info(
+                "Two connections are used from now on, as Redis speaks RESP3 without pushes: %s",
+                exc,
+            )
+            raise
         except (RedisError, OSError) as exc:
             if session is not None and session.is_looking_where_it_listens:
                 # Perhaps as the answer was larger than what Redis keeps for one that listens.

@@ -71,8 +71,8 @@ LINGER = 0.05
 #: each here, and less in Redis.
 PILE = 50 * CHUNK
 
-#: The channel that a heartbeat unsubscribes from, where the user may not PING.
-NOBODY = b"celery-green-drain"
+#: The task whose key and channel a heartbeat names, where the user may not PING.
+NOBODY = "celery-green-drain"
 
 
 #: Errors that say that a command will never be allowed, by a part of their text, in lower case.
@@ -165,6 +165,8 @@ class RedisSession(Session):
         self._check = consumer.check
         #: Commands of each kind that are under way.
         self._under_way: Counter[str] = Counter()
+        #: Those that were refused as a sign of life.
+        self._vain: set[str] = set()
         self.links: tuple[Link, ...] = ()
         with ExitStack() as opened:
             opened.callback(self._give_up_readings)
@@ -559,8 +561,8 @@ class RedisSession(Session):
                 self.drop(task_id)
             else:
                 self._tell_refusal(key, task_id)
-        if held:
-            self._ping(self.pubsub, partial(self._on_caught_up, held))
+        if held and not self._ping(self.pubsub, partial(self._on_caught_up, held)):
+            self._tell(held)
 
     def _deliver_in_order(self, task_id: str, decode: Callable[[], Meta], held: Held) -> bool:
         """The same with RESP2, where messages that are older may still be on the way."""
@@ -578,6 +580,9 @@ class RedisSession(Session):
     def _on_caught_up(self, held: Held, command: Command, reply: Any) -> None:
         """All messages that were sent before *held* was looked up have been handed over."""
         self._on_pong(command, reply)
+        self._tell(held)
+
+    def _tell(self, held: Held) -> None:
         for task_id, decode in held:
             self._deliver(task_id, decode, stored=True)
 
@@ -585,26 +590,33 @@ class RedisSession(Session):
 
     def _look_after(self, now: float) -> None:
         for link in self.links:
-            if link.check(now, self._heartbeat):
-                self._ping(link, self._on_pong)
+            if link.check(now, self._heartbeat) and not self._ping(link, self._on_pong):
+                link.take_for_alive()
         if now - self._reconciled > self._reconcile_interval and not self._reconciling:
             # Pub/sub has no replay, so a message that was lost is made up for here.
             self._reconciled = now
             self._reconciling.extend(self._table)
 
-    def _ping(self, link: Link, answered: Callable[[Command, Any], None]) -> None:
-        """Ask the server for a sign of life."""
-        if "PING" not in self._refused:
-            self._submit(link, [Command("PING", {}, answered)])
-        elif link is self.pubsub and "UNSUBSCRIBE" not in self._refused:
-            self._submit(link, [Command("UNSUBSCRIBE", {NOBODY: None}, answered)])
-        elif "GET" not in self._refused:
-            self._submit(link, [Command("GET", {NOBODY: None}, answered)])
+    def _ping(self, link: Link, answered: Callable[[Command, Any], None]) -> bool:
+        """Ask the server for a sign of life; return whether there is a command for that."""
+        names = ["PING"]
+        names += ["UNSUBSCRIBE"] if link is self.pubsub else []
+        names += ["GET", "MGET"] if link is self.lookup else []
+        # Last, as it leaves something behind.
+        names += ["SUBSCRIBE"] if link is self.pubsub else []
+        for name in names:
+            if name not in self._refused and name not in self._vain:
+                keys = {} if name == "PING" else {self._key(NOBODY): None}
+                self._submit(link, [Command(name, keys, answered)])
+                return True
+        return False
 
     def _on_pong(self, command: Command, reply: Any) -> None:
         self._under_way[command.name] -= 1
         if isinstance(reply, Exception):
-            self._consumer.refuse(command.name, reply, "another command asks if it lives")
+            self._vain.add(command.name)
+            if command.name == "PING":  # all others may be refused for this key or channel alone
+                self._consumer.refuse(command.name, reply, "another command asks if it lives")
 
 
 def _chunks(items: dict[bytes, str], size: int) -> Iterator[dict[bytes, str]]:

@@ -37,7 +37,7 @@ try:
 except ImportError:
     hiredis = None  # type: ignore[assignment]
 
-__all__ = ("MUCH", "RESP3", "Command", "Link", "Readings", "drainer_params")
+__all__ = ("MUCH", "RESP3", "Command", "Link", "NoPushes", "Readings", "drainer_params")
 
 #: The class of what Redis sends unasked for with RESP3; hiredis before 3.2 has none.
 PushNotification: Any = getattr(hiredis, "PushNotification", None)
@@ -125,6 +125,10 @@ class Command:
         return self._missing > 0
 
 
+class NoPushes(OutOfStep):
+    """Raised where the server speaks RESP3, and sends unasked what looks like a reply."""
+
+
 class Link:
     """One open connection of redis-py, read without ever blocking.
 
@@ -198,6 +202,7 @@ class Link:
         :raises ConnectionError: where the connection has ended, or the server is not ready.
         :raises AuthenticationError: where it wants another password.
         :raises OutOfStep: where something comes that nothing asked for.
+        :raises NoPushes: where it would be in step with RESP2.
         """
         self._heard = time.monotonic()
         push, resp3 = self._push, self._resp3
@@ -253,9 +258,14 @@ class Link:
         self._read_size = FULL_READ_SIZE if full else READ_SIZE
         return data
 
-    def _is_push(self, response: list[Any]) -> bool:
+    def _is_push(self, response: Any) -> bool:
         """Whether *response* is one that RESP2 sends unasked for: a reply may look like it."""
-        return self._subscribes and len(response) == 3 and response[0] in PUSHES
+        return (
+            self._subscribes
+            and isinstance(response, list)
+            and len(response) == 3
+            and response[0] in PUSHES
+        )
 
     def _handle_reply(self, response: Any) -> None:
         if isinstance(response, Exception):
@@ -264,7 +274,8 @@ class Link:
             raise OutOfStep(f"Redis has answered what nobody has asked: {response!r:.100}")
         command = self.under_way[0]
         if command.is_confirmed_by_pushes and not isinstance(response, Exception):
-            raise OutOfStep(f"Redis has answered a {command.name} with {response!r:.100}")
+            error = NoPushes if self._resp3 and self._is_push(response) else OutOfStep
+            raise error(f"Redis has answered a {command.name} with {response!r:.100}")
         self._answer(response)
 
     def _handle_confirmation(self, response: list[Any]) -> None:
@@ -283,6 +294,10 @@ class Link:
         command.answered(command, reply)
 
     # -- the health of the connection
+
+    def take_for_alive(self) -> None:
+        """Nobody may ask whether it lives, so the end of the connection is all that tells."""
+        self._heard = time.monotonic()
 
     def due(self, heartbeat: float) -> float:
         """When :meth:`check` has something to say."""
