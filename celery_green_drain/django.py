@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
-__all__ = ("close_old_connections",)
+__all__ = ("close_old_connections", "set_up")
 
 logger = logging.getLogger(__name__)
+
+
+def set_up() -> None:
+    """Load the models and the rest of a Django project, where there is one, as its servers do.
+
+    Celery does that in its workers only.
+
+    :raises Exception: what the project raises.
+    """
+    if os.environ.get("DJANGO_SETTINGS_MODULE"):
+        try:
+            import django
+        except ImportError:
+            return  # and Celery goes on without as well
+        django.setup()
 
 
 def close_old_connections() -> None:

@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector as BaseCollector
 
 from .addresses import result_address
 from .figures import Histogram, Statistics
-from .inspection.report import statistics
+from .inspection.report import statistics, was_used
 from .signals import drainer_started
 
 __all__ = ("Collector", "Shared", "share")
@@ -153,7 +153,7 @@ def share(app: Any, interval: float = 1.0) -> Shared:
         )
     shared = Shared(app, interval)
     drainer_started.connect(shared.follow, sender=app, weak=False)
-    atexit.register(shared.write)
+    atexit.register(shared.end)
     return shared
 
 
@@ -170,6 +170,11 @@ class Shared:
         # A child writes what it has counted itself, from its own beginning.
         writer = self._writers.setdefault(os.getpid(), _Writer())
         writer.write(Collector(self._app).collect())
+
+    def end(self) -> None:
+        """Write for the last time, unless this process has used no result: too late to begin."""
+        if was_used(self._app):
+            self.write()
 
     def follow(self, **_: Any) -> None:
         """Write again and again, beside the caller, until the drainer ends."""

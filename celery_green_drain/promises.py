@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from inspect import CO_COROUTINE
 from typing import Any, Protocol
 
 from celery import states
@@ -73,7 +74,7 @@ class Callback(promise):  # type: ignore[misc]
 
     It has the context that it was given in, and is for the process that gave it.
 
-    :raises TypeError: where *callback* cannot be called.
+    :raises TypeError: where *callback* cannot be called, or returns a coroutine.
     """
 
     __slots__ = ("_context", "_figures", "_thenable")
@@ -82,6 +83,11 @@ class Callback(promise):  # type: ignore[misc]
         is_thenable = isinstance(callback, Thenable)
         if not (is_thenable or callback is None or callable(callback)):
             raise TypeError(f"callback = {callback!r:.100}: expected a function.")
+        if getattr(getattr(callback, "__code__", None), "co_flags", 0) & CO_COROUTINE:
+            raise TypeError(
+                f"callback = {callback!r:.100} is a coroutine function, which nobody would await: "
+                "give a plain function."
+            )
         super().__init__(None if is_thenable else callback, on_error=on_error)
         self._thenable = callback if is_thenable else None
         self._context = contextvars.copy_context()

@@ -66,6 +66,7 @@ def describe(state: State) -> dict[str, Any]:
         "result": state.result,
         "done": state.done,
         "total": state.total,
+        "failed": state.failed,
     }
 
 
@@ -227,7 +228,7 @@ def _digest(text: str) -> str:
 
 
 #: The end of a group without members.
-NO_MEMBERS = {"done": 0, "total": 0}
+NO_MEMBERS = {"done": 0, "total": 0, "failed": 0}
 
 #: What a browser is told in place of the message of an error that is not the task's own.
 UNREADABLE = "The result cannot be read."

@@ -38,6 +38,8 @@ class State:
     done: int
     #: How many tasks are watched: 1, or the members of the group.
     total: int
+    #: How many of those that have ended have not succeeded.
+    failed: int = 0
     #: Whether the result could not be read: it is the error of that then, not one of the task.
     unreadable: bool = False
 
@@ -133,6 +135,7 @@ def _backend(results: list[Any]) -> DrainedBackendMixin:
 
 def _states(arrivals: _Arrivals, total: int) -> States:
     done: set[str] = set()
+    failed = 0
     with closing(arrivals):
         for arrival in arrivals:
             if arrival is None:
@@ -143,6 +146,7 @@ def _states(arrivals: _Arrivals, total: int) -> States:
                 continue
             if meta["status"] in states.READY_STATES:
                 done.add(task_id)
+                failed += meta["status"] != states.SUCCESS
             yield State(
                 task_id,
                 meta["status"],
@@ -150,6 +154,7 @@ def _states(arrivals: _Arrivals, total: int) -> States:
                 meta.get("traceback"),
                 done=len(done),
                 total=total,
+                failed=failed,
                 unreadable=meta.get(UNREADABLE, False),
             )
             if len(done) == total:

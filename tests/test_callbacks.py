@@ -160,6 +160,13 @@ def test_what_is_no_callback(app: Celery) -> None:
     assert app.backend.result_consumer.statistics().pending == 0
 
 
+def test_a_coroutine_function_is_refused(app: Celery) -> None:
+    async def call(result: object) -> None: ...
+
+    with pytest.raises(TypeError, match="coroutine function"):
+        app.AsyncResult(uuid()).then(call)
+
+
 def test_a_promise_as_the_callback(app: Celery, store: Callable[..., str]) -> None:
     calls: list[object] = []
     mine = promise(calls.append)

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
@@ -326,6 +327,26 @@ def test_each_worker_of_a_gunicorn(
     assert samples["wait_seconds_count"] == samples["wait_seconds_bucket +Inf"] == count + 1
     assert samples["connections"] == samples["connects_total"] == 2
     assert samples["pending"] == samples["outage"] == 0
+
+
+def test_columns_stay_apart(app: Celery) -> None:
+    told = report(app)
+    told["statistics"].update(oldest=0.000123456, lag_p99=0.00124, failures=10**9)
+
+    def answer(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps(told).encode()]
+
+    with make_server("127.0.0.1", 0, answer, handler_class=Silent) as server:
+        spawn(server.handle_request)
+        url = f"http://127.0.0.1:{server.server_port}/"
+        shown = CliRunner().invoke(green_drain, ["top", url, "--count", "1", "--asks", "1"])
+    row = shown.output.splitlines()[-1]
+    assert {"0.000123 s", "0.00124 s", "1000000000"} <= set(re.split(r" {1,}(?!s)", row.strip()))
+
+
+class Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None: ...
 
 
 def settled(site: Any, count: int) -> dict[str, float] | None:

@@ -27,6 +27,7 @@ from celery_green_drain import statistics
 from celery_green_drain.prometheus import PREFIX, Collector
 
 from .green import MODE, wait_until
+from .servers import UNMEASURED, RedisServer
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -77,6 +78,28 @@ def test_what_is_scraped(app: Celery, store: Callable[..., str]) -> None:
 
 def test_an_app_that_is_off_has_no_metrics() -> None:
     assert scraped(Celery(backend="redis://")) == {}
+
+
+SHARES = """
+import sys
+from celery import Celery
+from celery_green_drain.prometheus import share
+app = Celery("shop", broker="memory://", backend=sys.argv[1])
+app.conf.result_drainer = "thread"
+share(app)
+"""
+
+
+def test_a_process_that_shares_and_uses_no_result(results: RedisServer, tmp_path: Path) -> None:
+    """It has nothing to write at its end, when it is too late to begin."""
+    process = subprocess.run(
+        [sys.executable, "-c", SHARES, results.url("shares")],
+        env={**UNMEASURED, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 def test_the_alerts_and_the_dashboard_name_metrics_that_there_are(app: Celery) -> None:

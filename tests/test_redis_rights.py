@@ -294,6 +294,14 @@ def test_a_database_that_is_not_there_is_told(
     wait_until(lambda: "DB index" in caplog.text, "the log line")
 
 
+def test_an_option_that_redis_py_does_not_know_is_told(
+    guarded: RedisServer, make: Callable[..., Celery]
+) -> None:
+    error = error_of(make(results=f"{guarded.url('web')}&bogus=1"), uuid())
+    assert not isinstance(error, TimeoutError)
+    assert "'bogus'" in str(error)
+
+
 def test_a_select_that_is_refused_is_told(login: Callable[..., Celery]) -> None:
     app = login("on", ">secret", "~*", "&*", "+@all", "-select")
     error = error_of(app, uuid())

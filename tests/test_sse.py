@@ -97,6 +97,7 @@ def test_the_stream_of_a_task(app: Celery) -> None:
         "result": {"step": 1},
         "done": 0,
         "total": 1,
+        "failed": 0,
     }
     app.backend.store_result(task_id, "done", "SUCCESS")
     (last,) = parser.feed(b"".join(stream))
@@ -132,7 +133,7 @@ def test_polling_says_what_the_events_say(app: Celery, store: Callable[..., str]
     end = json.loads(sse.poll(result, data=lambda state: state.result))
     assert end == {"event": "end", "data": "done"}
     assert json.loads(sse.poll(members))["event"] == "end"
-    assert json.loads(sse.poll(ResultSet([])))["data"] == {"done": 0, "total": 0}
+    assert json.loads(sse.poll(ResultSet([])))["data"] == {"done": 0, "total": 0, "failed": 0}
 
 
 def test_data_of_ones_own(app: Celery, store: Callable[..., str]) -> None:
@@ -249,14 +250,24 @@ def test_a_group(app: Celery, store: Callable[..., str]) -> None:
     assert {event.json["result"] for event in events} == {0, 1, 2}
     assert len({event.id for event in events}) == 3
     assert sse.is_over(result, events[-1].id)
+    assert [event.json["failed"] for event in events] == [0, 0, 0]
     again = parse(*sse.stream(result, last_event_id=events[0].id))
     assert [event.id for event in again] == [event.id for event in events[1:]]
+
+
+def test_a_group_of_which_a_member_has_failed(app: Celery, store: Callable[..., str]) -> None:
+    """The end is the last one's, and may be a success: that is not the whole group's."""
+    ids = [store(ValueError("on purpose"), "FAILURE"), *map(store, range(2))]
+    result = ResultSet([app.AsyncResult(task_id) for task_id in ids])
+    *_, end = parse(*sse.stream(result))
+    assert (end.json["done"], end.json["total"], end.json["failed"]) == (3, 3, 1)
+    assert json.loads(sse.poll(result))["data"]["failed"] == 1
 
 
 def test_a_group_without_members() -> None:
     """The browser is told so, or it would connect again and again."""
     (end,) = parse(*sse.stream(ResultSet([])))
-    assert (end.name, end.json) == ("end", {"done": 0, "total": 0})
+    assert (end.name, end.json) == ("end", {"done": 0, "total": 0, "failed": 0})
     assert sse.is_over(ResultSet([]), end.id)
 
 

@@ -162,6 +162,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
                 raise _unusable(exc) from exc
             # An unknown or a forbidden HELLO; or all else is refused as well.
             session = self._open_resp2(exc)
+        except TypeError as exc:
+            raise Unusable(f"redis-py knows no such option of result_backend: {exc}") from exc
         except (RedisError, OSError) as exc:
             # Perhaps a proxy that closes on HELLO, and the next attempt does without.
             self._try_resp3 = not resp3 or "connecting" in str(exc)

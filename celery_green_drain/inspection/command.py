@@ -52,8 +52,13 @@ def doctor(
     Sends one small task to a worker. With --exec "gunicorn -k gevent shop.web:application" it looks
     into the processes of that server as well, and ends it.
     """
+    from ..django import set_up
     from .doctor import diagnose
 
+    try:
+        set_up()
+    except Exception as exc:
+        raise click.ClickException(f"Django cannot be set up: {type(exc).__name__}: {exc}") from exc
     diagnosis = diagnose(context.obj.app, timeout, workers=not no_workers, command=command)
     if as_json:
         click.echo(json.dumps(diagnosis.as_dict(), indent=2))

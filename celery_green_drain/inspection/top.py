@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 __all__ = ("Top",)
@@ -17,15 +17,15 @@ FORGET = 10
 
 #: The columns, and how wide each is.
 COLUMNS = {
-    "PID": 8,
-    "PENDING": 9,
-    "OLDEST": 9,
-    "CALLBACKS": 11,
-    "RESULTS/S": 11,
-    "FAILURES": 10,
-    "TIMEOUTS": 10,
-    "LAG P99": 9,
-    "CONNECTIONS": 13,
+    "PID": 7,
+    "PENDING": 8,
+    "OLDEST": 8,
+    "CALLBACKS": 10,
+    "RESULTS/S": 10,
+    "FAILURES": 9,
+    "TIMEOUTS": 9,
+    "LAG P99": 8,
+    "CONNECTIONS": 12,
 }
 
 
@@ -65,10 +65,13 @@ class Top:
 
     def lines(self) -> Iterator[str]:
         """The figures as a table: a line for each process."""
-        yield "".join(name.rjust(width) for name, width in COLUMNS.items())
+        yield _line(COLUMNS)
         for pid, (_, before, last) in sorted(self._seen.items()):
-            cells = [str(pid), *_cells(before, last)]
-            yield "".join(cell.rjust(width) for cell, width in zip(cells, COLUMNS.values()))
+            yield _line([str(pid), *_cells(before, last)])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return " ".join(cell.rjust(width) for cell, width in zip(cells, COLUMNS.values()))
 
 
 def _cells(before: dict[str, Any], last: dict[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@
    `events` are those of celery_green_drain.sse.stream(), `poll`, which may be left out, what
    celery_green_drain.sse.poll() says: it is asked while the events do not come, as behind a proxy
    that holds them back. `current` and `total` name what the task reports; the defaults are these
-   names. Of a group its members are counted. Each state is an event of the element, "state" or
+   names. Of a group its members are counted, and it has failed where one of them has. Each state is an event of the element, "state" or
    "end", with the data as its detail. */
 
 //: Milliseconds without events after which is asked, and between two questions without a connection.
@@ -74,6 +74,8 @@ class TaskProgress extends HTMLElement {
 
   show(event, data) {
     const {status, result, done, total} = data;
+    // Whoever sends data of their own may not count.
+    const failed = data.failed ?? (status === "SUCCESS" ? 0 : 1);
     if (total > 1) {
       this.move(done, total);
     } else if (event === "state") {
@@ -82,8 +84,9 @@ class TaskProgress extends HTMLElement {
     }
     if (event === "end") {
       this.bar.max = this.bar.value = 1;
-      this.className = status === "SUCCESS" ? "success" : "failure";
-      if (status !== "SUCCESS") this.text.value = result?.message ?? status;
+      this.className = failed ? "failure" : "success";
+      if (failed && total > 1) this.text.value = `${failed} / ${total} failed`;
+      else if (failed) this.text.value = result?.message ?? status;
       else if (typeof result === "string" || typeof result === "number") this.text.value = result;
     }
     this.dispatchEvent(new CustomEvent(event, {detail: data, bubbles: true}));

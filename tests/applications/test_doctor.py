@@ -217,6 +217,57 @@ def test_one_line_where_all_is_well(doctor: Callable[..., tuple[int, str]], work
     assert "1 worker, a task there and back in" in output
 
 
+DJANGO = """
+import os
+from celery import Celery
+os.environ["DJANGO_SETTINGS_MODULE"] = "shop_settings"
+app = Celery("shop", broker="memory://")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+"""
+
+DJANGO_SETTINGS = """
+SECRET_KEY = "secret"
+DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {database!r}}}}}
+INSTALLED_APPS = {installed!r}
+CELERY_RESULT_BACKEND = {backend!r}
+CELERY_RESULT_DRAINER = "auto"
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "installed", "told"),
+    [
+        ("green+django-db", "django_celery_results", "All is well: results from green+django-db"),
+        ("django-db", "django_celery_results", "GD005"),
+        ("green+django-db", "no_such_app", "Django cannot be set up: ModuleNotFoundError"),
+    ],
+)
+def test_in_a_django_project(tmp_path: Path, backend: str, installed: str, told: str) -> None:
+    """It loads the models, as the web server does: Celery's command line does not."""
+    settings = DJANGO_SETTINGS.format(
+        database=str(tmp_path / "db.sqlite3"), installed=[installed], backend=backend
+    )
+    (tmp_path / "shop_settings.py").write_text(settings)
+    (tmp_path / "shop.py").write_text(DJANGO)
+
+    def run(*arguments: str) -> str:
+        environment = {**UNMEASURED, "DJANGO_SETTINGS_MODULE": "shop_settings"}
+        process = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return process.stdout + process.stderr
+
+    run("django", "migrate")
+    output = run("celery", "-A", "shop", "green-drain", "doctor", "--no-workers")
+    assert told in output
+    assert "Traceback" not in output
+
+
 def in_process(app: Celery, *arguments: str) -> tuple[int, str]:
     """The same in this process, which costs less."""
     outcome = CliRunner().invoke(green_drain, arguments, obj=SimpleNamespace(app=app))
