@@ -5,15 +5,21 @@ from __future__ import annotations
 import inspect
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from celery_green_drain.consumers.base import ResultConsumer
+from celery_green_drain.consumers.polled import PolledResultConsumer
+from celery_green_drain.consumers.redis import RedisResultConsumer
+from celery_green_drain.consumers.rpc import RpcResultConsumer
 from celery_green_drain.drainers.base import Drainer
 from celery_green_drain.table import PendingTable
 
 __all__ = ("watch_the_table",)
+
+#: Those that end in a way of their own may do so.
+CONSUMERS = (ResultConsumer, PolledResultConsumer, RedisResultConsumer, RpcResultConsumer)
 
 
 def watch_the_table(monkeypatch: Any) -> list[str]:
@@ -46,18 +52,12 @@ def watch_the_table(monkeypatch: Any) -> list[str]:
         return run
 
     monkeypatch.setattr(Drainer, "turn", loop(Drainer.turn))
-    for cls in _all(ResultConsumer):
+    for cls in CONSUMERS:
         if "on_drainer_end" in vars(cls):
             monkeypatch.setattr(cls, "on_drainer_end", loop(vars(cls)["on_drainer_end"]))
     for name, function in _public(PendingTable):
         monkeypatch.setattr(PendingTable, name, change(function))
     return wrong
-
-
-def _all(cls: type) -> Iterator[type]:
-    yield cls
-    for below in cls.__subclasses__():
-        yield from _all(below)
 
 
 def _public(cls: type) -> list[tuple[str, Any]]:
