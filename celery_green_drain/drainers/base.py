@@ -34,7 +34,7 @@ STOP_TIMEOUT = 10.0
 #: Seconds a result consumer may take for one turn where nothing arrives.
 TURN = 1.0
 
-
+#: What the log says where that has ended otherwise than by :meth:`Drainer.stop`.
 KILLED = "The result drainer was killed; starting it again."
 
 

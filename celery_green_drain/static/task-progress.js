@@ -6,8 +6,8 @@
    `events` are those of celery_green_drain.sse.stream(), `poll`, which may be left out, what
    celery_green_drain.sse.poll() says: it is asked while the events do not come, as behind a proxy
    that holds them back. `current` and `total` name what the task reports; the defaults are these
-   names. Of a group its members are counted, and it has failed where one of them has. Each state is an event of the element, "state" or
-   "end", with the data as its detail. */
+   names. Of a group its members are counted, and it has failed where one of them has. Each state is
+   an event of the element, "state" or "end", with the data as its detail. */
 
 //: Milliseconds without events after which is asked, and between two questions without a connection.
 const SILENCE = 5000;
