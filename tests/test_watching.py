@@ -19,7 +19,7 @@ import celery_green_drain
 from celery_green_drain import DrainerStopped, State, watch
 
 from .conftest import KINDS
-from .green import GREEN, crowd, in_native_thread, kill, size, spawn, spawn_get, wait_until
+from .green import GREEN, crowd, in_native_thread, kill, size, spawn_get, wait_until
 from .servers import RedisServer
 from .watcher import Watcher
 
@@ -462,17 +462,16 @@ def test_timeout_of_a_reader_that_is_slower_than_the_task(
         time.sleep(0.05)
 
     def read() -> None:
-        if how == "get":
-            result.get(timeout=0.5, on_message=dawdle)
-        for state in watch(result, timeout=0.5):
-            dawdle(state)
+        try:
+            if how == "get":
+                result.get(timeout=0.5, on_message=dawdle)
+            for state in watch(result, timeout=0.5):
+                dawdle(state)
+        finally:
+            over.set()
 
-    spawn(report)
-    try:
-        with pytest.raises(TimeoutError):
-            read()
-    finally:
-        over.set()
+    _, error = crowd(2, lambda i: read() if i else report())
+    assert isinstance(error, TimeoutError)
 
 
 def test_timeout_of_zero_looks_once(app: Celery, store: Store, results: RedisServer) -> None:
