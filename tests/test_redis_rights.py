@@ -15,6 +15,7 @@ from celery.exceptions import TimeoutError
 from celery_green_drain.consumers import redis_session
 
 from .green import crowd, spawn_get, wait_until
+from .proxy import proxied
 from .servers import RedisServer
 
 KEYS = "celery-task-meta-"
@@ -252,18 +253,22 @@ def test_a_channel_that_is_wanted_again_after_it_was_refused_with_another(
 ) -> None:
     """Who has left before the refusal came has left something to be unsubscribed from."""
     monkeypatch.setattr(redis_session, "LINGER", 60)
+    wanted, forbidden = f"a{uuid()}", f"b{uuid()}"
     app = login("on", ">secret", "~*", "resetchannels", f"&{KEYS}a*", "+@all")
     app.conf.result_drainer_heartbeat = 30
-    assert app.AsyncResult(keep(1)).get(timeout=20) == 1
-    wanted, forbidden = f"a{uuid()}", f"b{uuid()}"
-    guarded.probe.client_pause(1000)
-    refused = spawn_get(app.AsyncResult(forbidden))
-    assert isinstance(error_of(app, wanted, 0.1), TimeoutError)
-    wait_until(lambda: refused, "the refusal")
-    outcome = spawn_get(app.AsyncResult(wanted), timeout=20)
-    wait_until(lambda: subscribed(guarded, [wanted]), "the subscription")
-    keep(2, task_id=wanted)
-    wait_until(lambda: outcome == [2], "the result")
+    with proxied(guarded.port, delay=0.2) as proxy:
+        port, through = f":{guarded.port}/", f":{proxy.port}/"
+        app.conf.result_backend = app.conf.result_backend.replace(port, through)
+        assert app.AsyncResult(keep(1, task_id=f"a{uuid()}")).get(timeout=20) == 1
+        refused = spawn_get(app.AsyncResult(forbidden))
+        assert isinstance(error_of(app, wanted, 0.1), TimeoutError)
+        wait_until(lambda: refused, "the refusal")
+        guarded.reset_calls()
+        outcome = spawn_get(app.AsyncResult(wanted), timeout=20)
+        wait_until(lambda: guarded.calls("subscribe") and guarded.calls("mget"), "both commands")
+        keep(2, task_id=wanted)
+        wait_until(lambda: outcome == [2], "the result")
+        proxy.pass_on()
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
