@@ -228,7 +228,7 @@ class InboxWait(Wait):
     :param inbox: for what arrives, in place of a deque, which keeps all of it.
     """
 
-    __slots__ = ("_inbox", "_pending", "_told", "each", "messages")
+    __slots__ = ("_inbox", "_pending", "_rest", "_told", "each", "messages")
 
     def __init__(
         self, consumer: Consumer, messages: bool = False, inbox: Inbox | None = None
@@ -238,6 +238,8 @@ class InboxWait(Wait):
         self.each = messages and inbox is None
         self._inbox: Inbox = deque() if inbox is None else inbox
         self._pending: list[PendingResult] = []
+        #: How many have come in time, of those that are kept few of; None: it is not over.
+        self._rest: int | None = None
         #: What reads the state that was told last.
         self._told: dict[PendingResult, Read] = {}
 
@@ -262,15 +264,22 @@ class InboxWait(Wait):
         """Return what comes next, or None after *tick* seconds of silence.
 
         :param deadline: when to give up, by the monotonic clock; None: never. What has ended by
-            then is returned all the same, as the caller may have been elsewhere.
+            then is returned all the same, as the caller may have been elsewhere, and of states on
+            the way the newest, where those are wanted.
         :raises celery.exceptions.TimeoutError: then.
         :raises DrainerStopped: when the drainer is stopped.
         """
         while True:
             while self._inbox:
+                overdue = deadline is not None and time.monotonic() >= deadline
+                if overdue and self._rest is None:
+                    # Else states that come faster than they are handled would put it off for ever.
+                    self._rest = 0 if self.each else len(self._inbox)
                 arrival = self._inbox.popleft()
-                # Else states that come faster than they are handled would put it off for ever.
-                if deadline is None or _is_end(arrival) or time.monotonic() < deadline:
+                if not overdue or _is_end(arrival):
+                    return arrival
+                if self._rest:
+                    self._rest -= 1
                     return arrival
             if not self._sleep(deadline, tick):
                 return None

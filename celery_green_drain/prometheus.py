@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector as BaseCollector
 
 from .addresses import result_address
 from .figures import Histogram, Statistics
-from .inspection.report import statistics, was_used
+from .inspection.report import statistics
 from .signals import drainer_started
 
 __all__ = ("Collector", "Shared", "share")
@@ -164,6 +164,8 @@ class Shared:
         self._app = app
         self._interval = interval
         self._writers: dict[int, _Writer] = {}
+        #: Whether there is something to write.
+        self._begun = False
 
     def write(self) -> None:
         """Write what this process has counted by now. Any thread may, at any time."""
@@ -172,12 +174,13 @@ class Shared:
         writer.write(Collector(self._app).collect())
 
     def end(self) -> None:
-        """Write for the last time, unless this process has used no result: too late to begin."""
-        if was_used(self._app):
+        """Write for the last time, unless no drainer has begun: it is too late to make one."""
+        if self._begun:
             self.write()
 
     def follow(self, **_: Any) -> None:
         """Write again and again, beside the caller, until the drainer ends."""
+        self._begun = True
         name = "celery_green_drain metrics"
         threading.Thread(target=self._follow, daemon=True, name=name).start()
 

@@ -83,11 +83,12 @@ class Callback(promise):  # type: ignore[misc]
         is_thenable = isinstance(callback, Thenable)
         if not (is_thenable or callback is None or callable(callback)):
             raise TypeError(f"callback = {callback!r:.100}: expected a function.")
-        if getattr(getattr(callback, "__code__", None), "co_flags", 0) & CO_COROUTINE:
-            raise TypeError(
-                f"callback = {callback!r:.100} is a coroutine function, which nobody would await: "
-                "give a plain function."
-            )
+        for name, function in (("callback", callback), ("on_error", on_error)):
+            if function is not None and _is_coroutine_function(function):
+                raise TypeError(
+                    f"{name} = {function!r:.100} is a coroutine function, which nobody would "
+                    "await: give a plain function."
+                )
         super().__init__(None if is_thenable else callback, on_error=on_error)
         self._thenable = callback if is_thenable else None
         self._context = contextvars.copy_context()
@@ -139,6 +140,12 @@ class Callback(promise):  # type: ignore[misc]
             logger.exception("A callback of %s raised.", of.name(*args))
             return exc
         return None
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    # That of ``inspect`` raises for a mock of a function.
+    flags = getattr(getattr(function, "__code__", None), "co_flags", None)
+    return isinstance(flags, int) and bool(flags & CO_COROUTINE)
 
 
 class Waiter:

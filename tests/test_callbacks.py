@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, create_autospec
 
 import celery
 import pytest
@@ -163,8 +164,18 @@ def test_what_is_no_callback(app: Celery) -> None:
 def test_a_coroutine_function_is_refused(app: Celery) -> None:
     async def call(result: object) -> None: ...
 
-    with pytest.raises(TypeError, match="coroutine function"):
+    with pytest.raises(TypeError, match=r"callback = .* coroutine function"):
         app.AsyncResult(uuid()).then(call)
+    with pytest.raises(TypeError, match=r"on_error = .* coroutine function"):
+        app.AsyncResult(uuid()).then(print, on_error=call)
+
+
+def test_a_mock_of_a_function(app: Celery, store: Callable[..., str]) -> None:
+    def call(result: object) -> None: ...
+
+    for mock in (Mock(), Mock(spec=call), create_autospec(call)):
+        app.AsyncResult(store(1)).then(mock)
+        wait_until(lambda mock=mock: mock.called, "the mock")
 
 
 def test_a_promise_as_the_callback(app: Celery, store: Callable[..., str]) -> None:
@@ -206,6 +217,18 @@ def test_a_promise_of_ones_own_is_called(
         waits = [spawn_get(result) for result in (mine, theirs)]
     wait_until(lambda: waits == [[0], [1]], "both results")
     wait_until(lambda: sorted(map(str, calls)) == sorted(ids), "both calls")
+
+
+def test_what_is_chained_to_a_promise_of_ones_own_is_asked_for(
+    app: Celery, store: Callable[..., str]
+) -> None:
+    calls: list[str] = []
+    result = app.AsyncResult(uuid())
+    result.on_ready = promise(lambda _: calls.append("mine"))
+    result.on_ready.then(lambda _: calls.append("chained"))
+    app.backend.add_pending_result(result)
+    store(task_id=result.id)
+    wait_until(lambda: calls == ["mine", "chained"], "both calls")
 
 
 def test_a_promise_of_ones_own_asks_for_nothing(app: Celery) -> None:

@@ -100,6 +100,7 @@ def test_a_process_that_shares_and_uses_no_result(results: RedisServer, tmp_path
         timeout=60,
     )
     assert (process.returncode, process.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_alerts_and_the_dashboard_name_metrics_that_there_are(app: Celery) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import celery
 import pytest
 import redis
 from celery import Celery, uuid
@@ -260,9 +261,13 @@ def test_a_channel_that_is_wanted_again_after_it_was_refused_with_another(
         port, through = f":{guarded.port}/", f":{proxy.port}/"
         app.conf.result_backend = app.conf.result_backend.replace(port, through)
         assert app.AsyncResult(keep(1, task_id=f"a{uuid()}")).get(timeout=20) == 1
-        refused = spawn_get(app.AsyncResult(forbidden))
-        assert isinstance(error_of(app, wanted, 0.1), TimeoutError)
-        wait_until(lambda: refused, "the refusal")
+        consumer, refused = app.backend.result_consumer, app.AsyncResult(forbidden)
+        left, calls = app.AsyncResult(wanted), []
+        # In one turn, so that one command asks for both.
+        consumer.in_loop(lambda: [result.then(calls.append) for result in (refused, left)])
+        wait_until(lambda: consumer.statistics().pending == 2, "both in the table")
+        app.backend.remove_pending_result(left)
+        wait_until(lambda: calls == [refused], "the refusal")
         guarded.reset_calls()
         outcome = spawn_get(app.AsyncResult(wanted), timeout=20)
         wait_until(lambda: guarded.calls("subscribe") and guarded.calls("mget"), "both commands")
@@ -305,6 +310,25 @@ def test_an_option_that_redis_py_does_not_know_is_told(
     error = error_of(make(results=f"{guarded.url('web')}&bogus=1"), uuid())
     assert not isinstance(error, TimeoutError)
     assert "'bogus'" in str(error)
+
+
+@pytest.mark.skipif(celery.__version__ < "5.6", reason="Celery takes none before 5.6")
+def test_a_password_that_is_late_is_waited_for(
+    login: Callable[..., Celery], keep: Callable[..., str], guarded: RedisServer
+) -> None:
+    """What its provider raises says nothing of the options, whatever it is."""
+    lacks = [TypeError("'NoneType' object is not subscriptable")] * 2
+
+    class Provider(redis.CredentialProvider):
+        def get_credentials(self) -> tuple[str, str]:
+            if lacks:
+                raise lacks.pop()
+            return "web", "secret"
+
+    app = login("on", ">secret", "~*", "&*", "+@all", redis_backend_credential_provider=Provider())
+    app.conf.result_backend = guarded.url("web", 1)
+    assert app.AsyncResult(keep(1)).get(timeout=20) == 1
+    assert not lacks
 
 
 def test_a_select_that_is_refused_is_told(login: Callable[..., Celery]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from celery import Celery, uuid
 from celery.app.backends import by_name
 from celery.app.defaults import DEFAULTS
 from celery.backends import asynchronous
-from celery.backends.base import DisabledBackend
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import ImproperlyConfigured
 from celery.loaders.app import AppLoader
@@ -35,7 +33,7 @@ from celery_green_drain.drainers import patching
 from celery_green_drain.drainers.slots import PATIENCE, Slots
 from celery_green_drain.settings import Settings
 
-from .green import DRAINER, GREEN, MODE, crowd, spawn_get, wait_until
+from .green import DRAINER, GREEN, MODE, crowd, wait_until
 from .program import command
 from .servers import UNMEASURED, RedisServer
 from .tasks import make_app
@@ -293,54 +291,49 @@ def test_no_name_of_celery_comes_near_one_of_ours() -> None:
     assert Settings.of(dict.fromkeys(DEFAULTS, 1)) == Settings()
 
 
-class ShopLoader(AppLoader):
-    override_backends: ClassVar[dict[str, str]] = {
-        "redis": f"{__name__}:ShopBackend",
-        "rpc": f"{__name__}:OtherBackend",
-    }
-
-
 class ShopBackend(RedisBackend):
     """Has keys of its own."""
 
     task_keyprefix = "shop-"
 
 
-class OtherBackend(DisabledBackend):
-    """Has nothing to do with Celery's of that name."""
+class ShopDrainedBackend(DrainedRedisBackend):
+    """The same, of ours."""
+
+    task_keyprefix = "shop-"
 
 
-def with_loader(url: str, drainer: str | None = DRAINER) -> Celery:
-    app = Celery(backend=url, loader=ShopLoader, set_as_current=False)
-    app.conf.result_drainer = drainer
+def with_loader(url: str, backend: str) -> Celery:
+    class Loader(AppLoader):
+        override_backends: ClassVar[dict[str, str]] = {"redis": f"{__name__}:{backend}"}
+
+    app = Celery(backend=url, loader=Loader, set_as_current=False)
+    app.conf.result_drainer = DRAINER
     return app
 
 
-def test_a_backend_of_the_loader(results: RedisServer) -> None:
-    app = with_loader(results.url("web"))
-    assert isinstance(app.backend, DrainedRedisBackend)
-    assert isinstance(app.backend, ShopBackend)
-    ids = [uuid(), uuid()]
-    app.backend.store_result(ids[0], 0, "SUCCESS")
-    assert app.backend.client.exists(f"shop-{ids[0]}")
-    waits = [spawn_get(app.AsyncResult(task_id), timeout=20) for task_id in ids]
-    consumer = app.backend.result_consumer
-    wait_until(lambda: consumer.subscriptions and waits[0], "the subscription")
-    app.backend.store_result(ids[1], 1, "SUCCESS")
-    wait_until(lambda: waits == [[0], [1]], "both results")
-    with_loader(results.url("other")).set_current()  # or that of this app would be given back
-    restored = pickle.loads(pickle.dumps(app.backend))
-    assert type(restored) is type(app.backend)
-    assert restored.get_task_meta(ids[0])["result"] == 0
-    for backend in (app.backend, restored):
-        backend.result_consumer.stop()
-        backend.client.connection_pool.disconnect()
+def test_a_backend_of_the_loader_is_used_as_it_is(results: RedisServer, unsaid: None) -> None:
+    app = with_loader(results.url("web"), "ShopBackend")
+    with pytest.warns(DrainerWarning, match="no drainer of this package serves it"):
+        assert type(app.backend) is ShopBackend
+    app.backend.store_result("one", 1, "SUCCESS")
+    assert app.backend.client.exists("shop-one")
+    app.backend.client.connection_pool.disconnect()
+    kept: list[object] = []
+    thread = threading.Thread(target=lambda: kept.append(app.backend))
+    thread.start()
+    thread.join()
+    assert kept != [app.backend]  # as Celery has it
 
 
-def test_a_backend_of_the_loader_that_is_quite_another(unsaid: None) -> None:
-    app = with_loader("rpc://")
-    with pytest.warns(DrainerWarning, match="no drainer serves it"):
-        assert type(app.backend) is OtherBackend
+@pytest.mark.parametrize("backend", ["ShopDrainedBackend", "DrainedRedisBackend"])
+def test_a_backend_of_the_loader_that_is_ours(results: RedisServer, backend: str) -> None:
+    app = with_loader(results.url("web"), backend)
+    assert type(app.backend) is globals()[backend]
+    app.backend.store_result("two", 2, "SUCCESS")
+    assert app.AsyncResult("two").get(timeout=20) == 2
+    app.backend.result_consumer.stop()
+    app.backend.client.connection_pool.disconnect()
 
 
 def test_without_redis_py() -> None:

@@ -474,6 +474,24 @@ def test_timeout_of_a_reader_that_is_slower_than_the_task(
     assert isinstance(error, TimeoutError)
 
 
+@every_kind
+def test_timeout_of_a_reader_that_is_elsewhere(app: Celery, store: Store) -> None:
+    """It still gets what was the newest state then."""
+    task_id = uuid()
+    step(store, task_id, 1)
+    states, other = watch(app.AsyncResult(task_id), timeout=1), Watcher(app.AsyncResult(task_id))
+    assert next(states).result == {"step": 1}
+    wait_until(lambda: other.seen, "the first state")
+    step(store, task_id, 2)
+    wait_until(lambda: other.seen[-1].result == {"step": 2}, "the second one")
+    time.sleep(1)
+    assert next(states).result == {"step": 2}
+    with pytest.raises(TimeoutError):
+        next(states)
+    store("done", task_id=task_id)
+    other.wait()
+
+
 def test_timeout_of_zero_looks_once(app: Celery, store: Store, results: RedisServer) -> None:
     task_id = uuid()
     step(store, task_id, 1)

@@ -18,7 +18,6 @@ from kombu.utils.url import maybe_sanitize_url
 
 from ..notices import notify
 from ..settings import Settings
-from .extended import extended
 
 __all__ = ("django_cache", "django_db", "green", "redis_backend", "rpc_backend", "sentinel_backend")
 
@@ -95,18 +94,17 @@ def _stock(app: Any, name: str) -> Callable[[], type]:
     return partial(symbol_by_name, name, aliases)
 
 
-def _ours(path: str) -> Callable[[type], type]:
+def _ours(path: str) -> Callable[[Any], Any]:
     def drained(stock: Any) -> Any:
         ours: Any = symbol_by_name(path, package=__name__)
         *_, celerys = ours.__bases__
         if stock is celerys:
             return ours
-        if issubclass(stock, celerys):  # the loader's own
-            return extended(ours, stock)
-        notify(
-            f"The app's loader has {stock.__module__}.{stock.__qualname__} in place of Celery's "
-            f"{celerys.__name__}. That is no subclass of it, so no drainer serves it."
-        )
+        if not (isinstance(stock, type) and issubclass(stock, ours)):
+            notify(
+                f"The app's loader has {stock!r} in place of Celery's {celerys.__name__}, so that "
+                "is used as it is, and no drainer of this package serves it."
+            )
         return stock
 
     return drained
@@ -127,8 +125,8 @@ def _polled(stock: type) -> type:
 def _backend(
     app: Any,
     kwargs: dict[str, Any],
-    import_stock: Callable[[], type],
-    drained: Callable[[type], type],
+    import_stock: Callable[[], Any],
+    drained: Callable[[Any], Any],
 ) -> Any:
     settings = Settings.of(app.conf)
     if settings.drainer is None:
@@ -144,6 +142,8 @@ def _backend(
             f"pip install 'celery-green-drain[redis]'"
         ) from exc
     backend = cls(app=app, **kwargs)
+    if cls is stock and not hasattr(backend, "drainer_settings"):
+        return backend  # as Celery would have it
     # Several threads may ask an app for its first backend at once, and Celery would give each
     # its own, to drain by itself. setdefault() keeps one of them, and needs no lock.
     made: dict[str, Any] = vars(app).setdefault("_drained_backends", {})

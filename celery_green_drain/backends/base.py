@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from celery import current_app, states
-from celery.backends.base import unpickle_backend
 from celery.exceptions import ChordError, TimeoutError
 from celery.result import ResultSet
 
@@ -37,9 +36,6 @@ class DrainedBackendMixin:
     To be mixed in before a backend class of Celery. It needs what :mod:`celery.result` calls,
     nothing of how Celery's own backends work inside.
     """
-
-    #: What has made the class, and of what, where it has no name by which to find it.
-    made_by: tuple[Any, ...] = ()
 
     app: Any
     url: Any
@@ -113,9 +109,12 @@ class DrainedBackendMixin:
         # The first time; or after forget(), after an unreadable result, or in a child.
         fresh = PendingResult(result, consumer)
         if not isinstance(pending, PendingResult):
+            listeners = list(filter(None, pending.listeners))
             if fulfilled_by_celery(pending):
-                for listener in filter(None, pending.listeners):
+                for listener in listeners:
                     fresh.then(listener)
+            elif listeners:
+                fresh.then(pending)
             elif not pending.ready:
                 # Somebody's own, or a subclass's: told of what comes, and it asks for nothing.
                 fresh.audience.append(Callback(pending, None, consumer.figures))
@@ -220,11 +219,7 @@ class DrainedBackendMixin:
     # -- pickling
 
     def __reduce__(self, args: Any = (), kwargs: Any = None) -> Any:
-        reduced: Any = super().__reduce__(args, kwargs)  # type: ignore[call-arg]
-        if self.made_by:
-            _, (_, *arguments) = reduced
-            reduced = _unpickle, (self.made_by, *arguments)
-        return _restore, (reduced, self.url)
+        return _restore, (super().__reduce__(args, kwargs), self.url)  # type: ignore[call-arg]
 
 
 class _Waiting:
@@ -321,11 +316,6 @@ def _restore(reduced: tuple[Any, ...], url: Any) -> Any:
         return backend
     function, args = reduced
     return function(*args)
-
-
-def _unpickle(made_by: tuple[Any, ...], *args: Any) -> Any:
-    make, *parts = made_by
-    return unpickle_backend(make(*parts), *args)
 
 
 def _follows(on_interval: Any) -> bool:

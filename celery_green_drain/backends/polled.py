@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
+from celery.backends.base import unpickle_backend
+
 from .. import forks
 from ..consumers.lookups import Lookup, OneByOne
 from ..consumers.polled import PolledResultConsumer
@@ -26,8 +28,7 @@ __all__ = ("PolledBackendMixin", "polled")
 def polled(stock: type) -> type:
     """Return the backend class *stock*, served by a drainer."""
     mixins = (ClientsMixin, PolledBackendMixin) if has_own_clients(stock) else (PolledBackendMixin,)
-    made = {"made_by": (polled, stock), "stock": stock, "__doc__": stock.__doc__}
-    return type(stock.__name__, (*mixins, stock), made)
+    return type(stock.__name__, (*mixins, stock), {"stock": stock, "__doc__": stock.__doc__})
 
 
 class PolledBackendMixin(DrainedBackendMixin):
@@ -113,3 +114,13 @@ class PolledBackendMixin(DrainedBackendMixin):
             # A native thread of a pool ends no request, which is when Django would do it.
             if here != caller:
                 close_old_connections()
+
+    # -- pickling
+
+    def __reduce__(self, args: Any = (), kwargs: Any = None) -> Any:
+        restore, ((_, (_, *arguments)), url) = super().__reduce__(args, kwargs)
+        return restore, ((_unpickle, (self.stock, *arguments)), url)
+
+
+def _unpickle(stock: type, *args: Any) -> Any:
+    return unpickle_backend(polled(stock), *args)

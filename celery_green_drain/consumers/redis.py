@@ -21,7 +21,7 @@ from .base import OutOfStep
 from .elsewhere import StoreCheck
 from .reading import Reading
 from .redis_session import NEVER, RedisSession, is_never
-from .resp import RESP3, NoPushes
+from .resp import RESP3, NoPushes, UnknownOption
 from .session import SessionConsumer
 
 __all__ = ("RedisResultConsumer",)
@@ -43,7 +43,7 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
     """Drains Redis pub/sub. See the module for how."""
 
     connection_errors = (RedisError, OutOfStep, OSError)
-    refusals = (AuthenticationError, AuthorizationError, Unusable)
+    refusals = (AuthenticationError, AuthorizationError, UnknownOption, Unusable)
 
     def _begin(self) -> None:
         super()._begin()
@@ -162,8 +162,6 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
                 raise _unusable(exc) from exc
             # An unknown or a forbidden HELLO; or all else is refused as well.
             session = self._open_resp2(exc)
-        except TypeError as exc:
-            raise Unusable(f"redis-py knows no such option of result_backend: {exc}") from exc
         except (RedisError, OSError) as exc:
             # Perhaps a proxy that closes on HELLO, and the next attempt does without.
             self._try_resp3 = not resp3 or "connecting" in str(exc)

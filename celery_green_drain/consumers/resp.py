@@ -37,7 +37,16 @@ try:
 except ImportError:
     hiredis = None  # type: ignore[assignment]
 
-__all__ = ("MUCH", "RESP3", "Command", "Link", "NoPushes", "Readings", "drainer_params")
+__all__ = (
+    "MUCH",
+    "RESP3",
+    "Command",
+    "Link",
+    "NoPushes",
+    "Readings",
+    "UnknownOption",
+    "drainer_params",
+)
 
 #: The class of what Redis sends unasked for with RESP3; hiredis before 3.2 has none.
 PushNotification: Any = getattr(hiredis, "PushNotification", None)
@@ -125,6 +134,10 @@ class Command:
         return self._missing > 0
 
 
+class UnknownOption(ConnectionError):  # type: ignore[misc]
+    """Raised where redis-py takes no such option: nothing is asked by that, and nothing comes."""
+
+
 class NoPushes(OutOfStep):
     """Raised where the server speaks RESP3, and sends unasked what looks like a reply."""
 
@@ -156,7 +169,10 @@ class Link:
         self.more = False
         #: Whether so much has come that more of it is to be expected at once.
         self.busy = False
-        self._connection = pool.make_connection()
+        try:
+            self._connection = pool.make_connection()
+        except TypeError as exc:
+            raise UnknownOption(f"redis-py knows no such option of result_backend: {exc}") from exc
         try:
             self._connection.connect()
         except BaseException:

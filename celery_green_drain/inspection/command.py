@@ -58,7 +58,7 @@ def doctor(
     try:
         set_up()
     except Exception as exc:
-        raise click.ClickException(f"Django cannot be set up: {type(exc).__name__}: {exc}") from exc
+        click.echo(f"Django cannot be set up: {type(exc).__name__}: {exc}", err=True)
     diagnosis = diagnose(context.obj.app, timeout, workers=not no_workers, command=command)
     if as_json:
         click.echo(json.dumps(diagnosis.as_dict(), indent=2))

@@ -24,7 +24,7 @@ from ..quoting import quoted
 from ..settings import Settings
 from .process import patched_by, versions
 
-__all__ = ("Report", "consumer_of", "report", "statistics", "was_used")
+__all__ = ("Report", "consumer_of", "report", "statistics")
 
 #: Tasks that a report names, unless told otherwise.
 SHOWN = 50
@@ -47,15 +47,10 @@ def statistics(app: Any) -> Statistics:
 def consumer_of(app: Any) -> ResultConsumer | None:
     """What drains the results of *app*; None: nothing of this package does."""
     # Without the setting each greenlet that looks at app.backend would get another one.
-    if not was_used(app) and Settings.of(app.conf).drainer is None:
+    if not vars(app).get("_drained_backends") and Settings.of(app.conf).drainer is None:
         return None
     backend = app.backend
     return backend.result_consumer if isinstance(backend, DrainedBackendMixin) else None
-
-
-def was_used(app: Any) -> bool:
-    """Whether this process, or the one that has forked it, has used the results of *app*."""
-    return bool(vars(app).get("_drained_backends"))
 
 
 class Report(dict[str, Any]):

@@ -85,7 +85,7 @@ class TaskProgress extends HTMLElement {
     if (event === "end") {
       this.bar.max = this.bar.value = 1;
       this.className = failed ? "failure" : "success";
-      if (failed && total > 1) this.text.value = `${failed} / ${total} failed`;
+      if (data.failed && total > 1) this.text.value = `${failed} / ${total} failed`;
       else if (failed) this.text.value = result?.message ?? status;
       else if (typeof result === "string" || typeof result === "number") this.text.value = result;
     }
