@@ -142,8 +142,8 @@ def _backend(
             f"pip install 'celery-green-drain[redis]'"
         ) from exc
     backend = cls(app=app, **kwargs)
-    if cls is stock and not hasattr(backend, "drainer_settings"):
-        return backend  # as Celery would have it
+    if not hasattr(backend, "drainer_settings"):
+        return backend  # of the loader: as Celery would have it, without a drainer
     # Several threads may ask an app for its first backend at once, and Celery would give each
     # its own, to drain by itself. setdefault() keeps one of them, and needs no lock.
     made: dict[str, Any] = vars(app).setdefault("_drained_backends", {})
