@@ -270,19 +270,26 @@ class InboxWait(Wait):
         :raises DrainerStopped: when the drainer is stopped.
         """
         while True:
-            while self._inbox:
-                overdue = deadline is not None and time.monotonic() >= deadline
-                if overdue and self._rest is None:
-                    # Else states that come faster than they are handled would put it off for ever.
-                    self._rest = 0 if self.each else len(self._inbox)
-                arrival = self._inbox.popleft()
-                if not overdue or _is_end(arrival):
-                    return arrival
-                if self._rest:
-                    self._rest -= 1
-                    return arrival
-            if not self._sleep(deadline, tick):
-                return None
+            arrival = self._arrived(deadline)
+            if arrival is not None or not self._sleep(deadline, tick):
+                return arrival
+
+    def _arrived(self, deadline: float | None) -> Arrival | None:
+        """What has come, but for states on the way that have come after *deadline*.
+
+        They might come faster than they are handled, and put it off for ever.
+        """
+        while self._inbox:
+            overdue = deadline is not None and time.monotonic() >= deadline
+            if overdue and self._rest is None:
+                self._rest = 0 if self.each else len(self._inbox)
+            arrival = self._inbox.popleft()
+            if not overdue or _is_end(arrival):
+                return arrival
+            if self._rest:
+                self._rest -= 1
+                return arrival
+        return None
 
 
 @Thenable.register

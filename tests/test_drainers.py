@@ -157,16 +157,10 @@ def test_what_handles_the_log_line_may_start_it_too() -> None:
     stub.drainer.stop()
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_a_callback_that_cannot_be_given_is_not_called(
-    together: bool, app: Celery, store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Until it is given once more; then it is called once."""
+def lacking(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """What is raised in place of spawning, as long as there is something in the list."""
     drainer = app.backend.result_consumer.drainer
-    spawned, lacks, calls = drainer.spawn, [RuntimeError("can't start new thread")], []
-    ids = [uuid(), uuid()]
-    members = [app.AsyncResult(task_id) for task_id in ids]
-    result = GroupResult(uuid(), members, app=app) if together else members[0]
+    spawned, lacks = drainer.spawn, list[Exception]()
 
     def spawn_or_not(*args: Any) -> Any:
         if lacks:
@@ -174,6 +168,19 @@ def test_a_callback_that_cannot_be_given_is_not_called(
         return spawned(*args)
 
     monkeypatch.setattr(drainer, "spawn", spawn_or_not)
+    return lacks
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_callback_that_cannot_be_given_is_not_called(
+    together: bool, app: Celery, store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is given once more; then it is called once."""
+    lacks, calls = lacking(app, monkeypatch), []
+    lacks.append(RuntimeError("can't start new thread"))
+    ids = [uuid(), uuid()]
+    members = [app.AsyncResult(task_id) for task_id in ids]
+    result = GroupResult(uuid(), members, app=app) if together else members[0]
     with pytest.raises(RuntimeError, match="new thread"):
         result.then(lambda _: calls.append("refused"))
     result.then(lambda _: calls.append("given"))
@@ -188,16 +195,8 @@ def test_a_callback_that_cannot_be_given_is_not_called(
 def test_a_loop_that_cannot_be_spawned_is_spawned_later(
     app: Celery, store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drainer = app.backend.result_consumer.drainer
-    spawned = drainer.spawn
-    lacks = [RuntimeError("can't start new thread")] * 2
-
-    def spawn_or_not(*args: Any) -> Any:
-        if lacks:
-            raise lacks.pop()
-        return spawned(*args)
-
-    monkeypatch.setattr(drainer, "spawn", spawn_or_not)
+    lacks = lacking(app, monkeypatch)
+    lacks += [RuntimeError("can't start new thread")] * 2
     for _ in range(2):
         with pytest.raises(RuntimeError, match="new thread"):
             app.AsyncResult(uuid()).get(timeout=5)

@@ -21,7 +21,7 @@ from .base import OutOfStep
 from .elsewhere import StoreCheck
 from .reading import Reading
 from .redis_session import NEVER, RedisSession, is_never
-from .resp import RESP3, NoPushes, UnknownOption
+from .resp import RESP3, NoPushes, Unusable
 from .session import SessionConsumer
 
 __all__ = ("RedisResultConsumer",)
@@ -35,15 +35,11 @@ PATIENCE = 1.0
 UNUSABLE = (*NEVER, "db index")
 
 
-class Unusable(ConnectionError):  # type: ignore[misc]
-    """Raised where Redis refuses for good what a connection begins with, such as its database."""
-
-
 class RedisResultConsumer(SessionConsumer[RedisSession]):
     """Drains Redis pub/sub. See the module for how."""
 
     connection_errors = (RedisError, OutOfStep, OSError)
-    refusals = (AuthenticationError, AuthorizationError, UnknownOption, Unusable)
+    refusals = (AuthenticationError, AuthorizationError, Unusable)
 
     def _begin(self) -> None:
         super()._begin()
@@ -105,22 +101,19 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         try:
             super().drain_events(timeout)
         except NoPushes as exc:
-            self._resp3 = False
-            logger.info(
-                "Two connections are used from now on, as Redis speaks RESP3 without pushes: %s",
-                exc,
-            )
+            self._leave_resp3("from now on, as Redis speaks RESP3 without pushes", exc)
             raise
         except (RedisError, OSError) as exc:
             if session is not None and session.is_looking_where_it_listens:
                 # Perhaps as the answer was larger than what Redis keeps for one that listens.
-                self._resp3 = False
-                logger.info(
-                    "Two connections are used from now on, as the one was lost in the middle of a "
-                    "look-up: %s",
-                    one_line(exc),
+                self._leave_resp3(
+                    "from now on, as the one was lost in the middle of a look-up", exc
                 )
             raise
+
+    def _leave_resp3(self, why: str, exc: Exception) -> None:
+        self._resp3 = False
+        logger.info("Two connections are used %s: %s", why, one_line(exc))
 
     def _read(self, reading: Reading) -> None:
         if self.session is None:

@@ -600,10 +600,12 @@ class RedisSession(Session):
     def _ping(self, link: Link, answered: Callable[[Command, Any], None]) -> bool:
         """Ask the server for a sign of life; return whether there is a command for that."""
         names = ["PING"]
-        names += ["UNSUBSCRIBE"] if link is self.pubsub else []
-        names += ["GET", "MGET"] if link is self.lookup else []
-        # Last, as it leaves something behind.
-        names += ["SUBSCRIBE"] if link is self.pubsub else []
+        if link is self.pubsub:
+            names.append("UNSUBSCRIBE")
+        if link is self.lookup:
+            names += ["GET", "MGET"]
+        if link is self.pubsub:
+            names.append("SUBSCRIBE")  # last, as it leaves something behind
         for name in names:
             if name not in self._refused and name not in self._vain:
                 keys = {} if name == "PING" else {self._key(NOBODY): None}

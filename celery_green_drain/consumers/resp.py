@@ -44,7 +44,7 @@ __all__ = (
     "Link",
     "NoPushes",
     "Readings",
-    "UnknownOption",
+    "Unusable",
     "drainer_params",
 )
 
@@ -134,8 +134,11 @@ class Command:
         return self._missing > 0
 
 
-class UnknownOption(ConnectionError):  # type: ignore[misc]
-    """Raised where redis-py takes no such option: nothing is asked by that, and nothing comes."""
+class Unusable(ConnectionError):  # type: ignore[misc]
+    """Raised where Redis refuses for good what a connection begins with, such as its database.
+
+    Or redis-py does, such as an option.
+    """
 
 
 class NoPushes(OutOfStep):
@@ -172,7 +175,7 @@ class Link:
         try:
             self._connection = pool.make_connection()
         except TypeError as exc:
-            raise UnknownOption(f"redis-py knows no such option of result_backend: {exc}") from exc
+            raise Unusable(f"redis-py knows no such option of result_backend: {exc}") from exc
         try:
             self._connection.connect()
         except BaseException:
@@ -274,14 +277,9 @@ class Link:
         self._read_size = FULL_READ_SIZE if full else READ_SIZE
         return data
 
-    def _is_push(self, response: Any) -> bool:
+    def _is_push(self, response: list[Any]) -> bool:
         """Whether *response* is one that RESP2 sends unasked for: a reply may look like it."""
-        return (
-            self._subscribes
-            and isinstance(response, list)
-            and len(response) == 3
-            and response[0] in PUSHES
-        )
+        return self._subscribes and len(response) == 3 and response[0] in PUSHES
 
     def _handle_reply(self, response: Any) -> None:
         if isinstance(response, Exception):
@@ -290,8 +288,10 @@ class Link:
             raise OutOfStep(f"Redis has answered what nobody has asked: {response!r:.100}")
         command = self.under_way[0]
         if command.is_confirmed_by_pushes and not isinstance(response, Exception):
-            error = NoPushes if self._resp3 and self._is_push(response) else OutOfStep
-            raise error(f"Redis has answered a {command.name} with {response!r:.100}")
+            flat = self._resp3 and isinstance(response, list) and self._is_push(response)
+            raise (NoPushes if flat else OutOfStep)(
+                f"Redis has answered a {command.name} with {response!r:.100}"
+            )
         self._answer(response)
 
     def _handle_confirmation(self, response: list[Any]) -> None:

@@ -186,6 +186,18 @@ def application(environ, start_response):
 GUNICORN = "{} -m gunicorn --bind 127.0.0.1:0 {}"
 
 
+def run_in(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a module of Python in *folder*."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env={**UNMEASURED, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 @pytest.fixture
 def doctor(
     tmp_path: Path, broker: RedisServer, results: RedisServer
@@ -196,14 +208,7 @@ def doctor(
         script = SHOP.format(broker=broker.url(), results=results.url("command"), conf=conf)
         (tmp_path / "shop.py").write_text(script)
         (tmp_path / "web.py").write_text(WEB)
-        process = subprocess.run(
-            [sys.executable, "-m", "celery", "-A", "shop", "green-drain", *arguments],
-            cwd=tmp_path,
-            env=UNMEASURED,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        process = run_in(tmp_path, "celery", "-A", "shop", "green-drain", *arguments)
         assert "Traceback" not in process.stderr, process.stderr
         return process.returncode, process.stdout
 
@@ -250,20 +255,10 @@ def test_in_a_django_project(tmp_path: Path, backend: str, installed: str, told:
     (tmp_path / "shop_settings.py").write_text(settings)
     (tmp_path / "shop.py").write_text(DJANGO)
 
-    def run(*arguments: str) -> str:
-        environment = {**UNMEASURED, "DJANGO_SETTINGS_MODULE": "shop_settings"}
-        process = subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        return process.stdout + process.stderr
-
-    run("django", "migrate")
-    output = run("celery", "-A", "shop", "green-drain", "doctor", "--no-workers")
+    run_in(tmp_path, "django", "migrate", DJANGO_SETTINGS_MODULE="shop_settings")
+    arguments = "-A", "shop", "green-drain", "doctor", "--no-workers"
+    process = run_in(tmp_path, "celery", *arguments, DJANGO_SETTINGS_MODULE="shop_settings")
+    output = process.stdout + process.stderr
     assert told in output
     assert "Traceback" not in output
 
