@@ -56,6 +56,20 @@ def test_sizes_follow_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept.get("19")
 
 
+def test_what_was_got_just_now_is_not_dropped_next() -> None:
+    kept = Buffer(2)
+    kept.put("a", payload(), read=False)
+    kept.put("b", payload(), read=False)
+    kept.note_got("a")  # and a message comes before the loop hears of that
+    kept.put("c", payload(), read=False)
+    assert kept.evictions == 0
+    kept.put("d", payload(), read=False)
+    assert kept.evictions == 1
+    assert kept.get("a")
+    with pytest.raises(ResultEvicted):
+        kept.get("b")
+
+
 def test_what_the_broker_sends_again() -> None:
     kept = Buffer(10)
     kept.connection = 1

@@ -58,9 +58,9 @@ class Payload(NamedTuple):
 class Buffer:
     """Task id → the latest :class:`Payload`.
 
-    The drain loop writes. Anybody may :meth:`get`, :meth:`note_asked`, :meth:`begin`,
-    :meth:`hold`, :meth:`release` and :meth:`forget`, in any thread: so what moves is put in its
-    new place before it is taken from the old one, and the loop alone counts.
+    The drain loop writes. Anybody may :meth:`get`, :meth:`note_got`, :meth:`note_asked`,
+    :meth:`begin`, :meth:`hold`, :meth:`release` and :meth:`forget`, in any thread: so what moves is
+    put in its new place before it is taken from the old one, and the loop alone counts.
 
     :param limit: how many are kept that nobody has got. The oldest go first, those last whose
         ``AsyncResult`` still lives.
@@ -79,6 +79,8 @@ class Buffer:
         #: Those of them whose state somebody has seen.
         self._asked: set[str] = set()
         self._read: OrderedDict[str, Payload] = OrderedDict()
+        #: Those that somebody got, in any thread, since the loop looked.
+        self._got: deque[str] = deque()
         #: Bytes of each of these, and of all, as far as the loop knows.
         self._sizes: dict[str, int] = {}
         self._size = 0
@@ -114,6 +116,10 @@ class Buffer:
                 task_id,
             )
         return payload
+
+    def note_got(self, task_id: str) -> None:
+        """Somebody has got the state of this task: it is not what is dropped next."""
+        self._got.append(task_id)
 
     def note_asked(self, task_id: str) -> None:
         """Somebody has seen the state of this task, and may still want the result."""
@@ -191,14 +197,18 @@ class Buffer:
             self._unread.move_to_end(task_id)
         self._kept.pop(task_id, None)
         if len(self) > self.limit:
+            self.mark_read()  # a message may overtake the mailbox's word of what was got
+        if len(self) > self.limit:
             self._evict()
 
-    def mark_read(self, task_id: str) -> None:
-        """Somebody has got the state of this task."""
-        payload = self._unread_of(task_id)
-        if payload is not None:
-            self._put_read(task_id, payload)
-            self._take_unread(task_id)
+    def mark_read(self) -> None:
+        """Take note of what somebody has got."""
+        while self._got:
+            task_id = self._got.popleft()
+            payload = self._unread_of(task_id)
+            if payload is not None:
+                self._put_read(task_id, payload)
+                self._take_unread(task_id)
 
     def _put_read(self, task_id: str, payload: Payload) -> None:
         self._read[task_id] = payload

@@ -175,12 +175,13 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         except Exception as exc:
             pending.fail(exc)
         else:
-            self.mailbox.post(self._got, pending.task_id, {"status": meta["status"]})
+            self.buffer.note_got(pending.task_id)
+            self.mailbox.post(self._got, {"status": meta["status"]})
             pending.resolve(meta, lambda: self.decode(payload))
 
-    def _got(self, task_id: str, meta: Meta) -> None:
+    def _got(self, meta: Meta) -> None:
         self.figures.result(meta, time.monotonic())
-        self.buffer.mark_read(task_id)
+        self.buffer.mark_read()
 
     def on_wanted(self, task_id: str) -> None:
         try:
@@ -189,7 +190,8 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             self.table.fail([task_id], exc)
             return
         if payload is not None:
-            self.buffer.mark_read(task_id)
+            self.buffer.note_got(task_id)
+            self.buffer.mark_read()
             self.deliver(task_id, lambda: self.decode(payload))
 
     def latest(self, task_id: Any) -> Meta | None:
