@@ -43,7 +43,7 @@ class ResultEvicted(ResultError):
     """
 
 
-class ResultNeverCame(ResultError, TimeoutError):  # type: ignore[misc]
+class ResultNeverCame(ResultError, TimeoutError):
     """Given to ``on_error`` where no result has come within ``result_expires`` of ``then()``.
 
     Or before the process ended, see ``result_drainer_exit_timeout``. Also a
@@ -56,4 +56,4 @@ class TaskContextError(GreenDrainError, RuntimeError):
 
 
 class DrainerWarning(RuntimeWarning):
-    """Issued where ``result_drainer`` asks for what this process cannot give."""
+    """Issued where a setting cannot be followed in this process, or is probably misspelt."""

@@ -56,7 +56,7 @@ _ended = 0
 
 # For a prefork worker's processes as well, which end without Python's hooks.
 @atexit.register
-@worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
+@worker_process_shutdown.connect(weak=False)
 def finish(**kwargs: object) -> None:
     """Wait for the callbacks of all apps together, and give up what is left. Once a process."""
     global _ended

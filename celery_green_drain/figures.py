@@ -9,7 +9,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
 
@@ -52,7 +52,7 @@ class Statistics:
     Times of day are seconds since 1970, as ``time.time()`` has them. None: it has not happened.
     """
 
-    #: Whether a drainer serves the results of the app. Where not, all figures are 0 or None.
+    #: Whether a drainer serves the results of the app. Where not, figures are 0, None, or empty.
     on: bool
     #: The drainer that serves, by its class; None: nobody has waited yet.
     drainer: str | None = None
@@ -253,8 +253,9 @@ class Figures:
         """All of it, by the names of the fields of :class:`Statistics`."""
         self._count_callbacks()
         lags = sorted(self._recent())
+        as_they_are = {each.name for each in fields(Statistics)} & vars(self).keys()
         return {
-            **{name: getattr(self, name) for name in COUNTED},
+            **{name: getattr(self, name) for name in as_they_are},
             "callbacks_run": self._callbacks_run,
             "callbacks_raised": self._callbacks_raised,
             "callbacks_running": len(self._running),
@@ -268,25 +269,6 @@ class Figures:
         oldest = time.monotonic() - RECENT
         # A copy, as the loop goes on meanwhile.
         return [lag for at, lag in self._lags.copy() if at >= oldest]
-
-
-#: Attributes of :class:`Figures` that are fields of :class:`Statistics` as they are.
-COUNTED = (
-    "delivered",
-    "failures",
-    "timeouts",
-    "stopped",
-    "unreadable",
-    "given_up",
-    "lookups",
-    "connects",
-    "connected_since",
-    "outages",
-    "outage_seconds",
-    "lost_at",
-    "last_error",
-    "last_error_at",
-)
 
 
 def moment(done: Any) -> float | None:

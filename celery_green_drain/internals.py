@@ -1,4 +1,8 @@
-"""What is needed of other packages beyond their public names, in one place."""
+"""What is needed of other packages beyond their public names.
+
+Where a subclass has such a name, or a way without it is beside it, it stands there;
+``tests/test_internals.py`` lists all.
+"""
 
 from __future__ import annotations
 

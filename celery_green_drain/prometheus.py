@@ -43,7 +43,7 @@ LABELS = ("app", "backend")
 HIGHEST = {"oldest_wait_seconds", "outage", "outage_start_timestamp_seconds"}
 
 
-class Collector(BaseCollector):  # type: ignore[misc]
+class Collector(BaseCollector):
     """Collects the figures of *app* when it is asked. Labels: the app's name, and its store's kind.
 
     :param app: a Celery app. Where the package is off, there are no metrics.

@@ -69,7 +69,7 @@ class Chained(Protocol):
         """What the log calls it, with its *result*."""
 
 
-class Callback(promise):  # type: ignore[misc]
+class Callback(promise):
     """A user's callback as the promise that ``then()`` returns, or a thenable of the user's own.
 
     It has the context that it was given in, and is for the process that gave it.
@@ -109,7 +109,7 @@ class Callback(promise):  # type: ignore[misc]
         # Greenlets exist in a forked child as well: what is on its way there is its parent's.
         forks.notice()
         figures = of.loop.figures
-        if figures is not self._figures:
+        if figures is not self._figures or not self._is_called(error):
             return
         raised: BaseException | None = None
         figures.callback_begins(self)
@@ -119,6 +119,12 @@ class Callback(promise):  # type: ignore[misc]
             figures.callback_over(self, raised is not None)
         if raised is not None:
             of.loop.tell(callback_raised, name=of.name(*args), exception=raised)
+
+    def _is_called(self, error: BaseException | None) -> bool:
+        # A failed task is a result. One that never came is told to who asked for errors.
+        return not isinstance(error, ResultNeverCame) or bool(
+            getattr(self.target, "on_error", None)
+        )
 
     def _run(
         self, of: Chained, error: BaseException | None, args: tuple[Any, ...]
@@ -131,7 +137,7 @@ class Callback(promise):  # type: ignore[misc]
                 elif getattr(target, "on_error", None):
                     # Those that are chained to it are told as well.
                     target.throw(error, propagate=False)
-                elif not isinstance(error, ResultNeverCame):
+                else:
                     target(*args)
             finally:
                 # As Celery does after a task: a callback is no request, so Django does not do it.
@@ -184,7 +190,7 @@ class Promise:
         self.audience: list[Any] = []
 
     def then(self, callback: Any, on_error: Any = None) -> Any:
-        """Call *callback* with the result once it is ready, in a greenlet of its own.
+        """Call *callback* with the result once it is ready, beside the drain loop.
 
         :param on_error: called instead, with its exception, where the task has failed.
         :return: the callback as a promise, to chain further ones to.

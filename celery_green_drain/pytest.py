@@ -24,7 +24,7 @@ PATIENCE = 10.0
 
 @pytest.fixture
 def green_drain_config() -> dict[str, Any]:
-    """Further settings of Celery for the app: to be overridden."""
+    """Settings of Celery for the app, beside or in place of its own: to be overridden."""
     return {}
 
 
@@ -37,9 +37,11 @@ def green_drain_app(green_drain_config: dict[str, Any]) -> Iterator[Celery]:
     """
     app = Celery("green_drain", broker="memory://", backend="rpc://", set_as_current=False)
     app.conf.update(
-        result_drainer="auto",
-        broker_transport_options={"polling_interval": 0.01},
-        **green_drain_config,
+        {
+            "result_drainer": "auto",
+            "broker_transport_options": {"polling_interval": 0.01},
+            **green_drain_config,
+        }
     )
     raised: list[str] = []
 

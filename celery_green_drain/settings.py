@@ -101,14 +101,14 @@ def _setting(key: str) -> str:
     return PREFIX if key == "drainer" else f"{PREFIX}_{key}"
 
 
-def _seconds(name: str, value: Any) -> float:
+def _seconds(name: str, value: Any, least: str = "") -> float:
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float))
         or not 0 < value < float("inf")
     ):
         raise ImproperlyConfigured(
-            f"{name} = {value!r}: expected a number of seconds greater than 0."
+            f"{name} = {value!r}: expected a number of seconds greater than 0{least}."
         )
     return float(value)
 
@@ -127,16 +127,16 @@ def _choice(name: str, value: Any) -> bool | None:
     return value
 
 
-def _seconds_or_none(name: str, value: Any) -> float:
+def _seconds_or_zero(name: str, value: Any) -> float:
     if value == 0 and not isinstance(value, bool):
         return 0.0
-    return _seconds(name, value)
+    return _seconds(name, value, ", or 0")
 
 
 #: How each setting is checked that is no number of seconds: by its name and its value.
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "buffer": _count,
     "parallel": _count,
-    "exit_timeout": _seconds_or_none,
+    "exit_timeout": _seconds_or_zero,
     "threads": _choice,
 }

@@ -84,8 +84,8 @@ class Spelling:
         for head in (self._namespace.lower(), "celery_"):
             name = name[len(head) :] if head and name.startswith(head) else name
         close = nearest(name, self._names, NEAR)
-        if close is None and "drainer" in name.split("_"):
-            close = nearest(name, self._names, 0.0)
+        if close is None and f"result_{name}" in self._names:
+            close = f"result_{name}"
         if close is not None:
             head = self._namespace or ("CELERY_" if spelt.isupper() else "")
             yield (

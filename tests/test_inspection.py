@@ -517,7 +517,11 @@ def test_a_result_that_never_comes(make: Callable[..., Celery]) -> None:
     ((_, arguments),) = told
     assert arguments["task_id"] == result.id
     assert isinstance(arguments["exception"], ResultNeverCame)
-    assert statistics(app).given_up == 1
+    # The callback was not called, unlike one that asks for errors.
+    assert (statistics(app).given_up, statistics(app).callbacks_run) == (1, 0)
+    result.then(None, told.append)
+    wait_until(lambda: statistics(app).callbacks_run == 1, "the other one")
+    assert isinstance(told[-1], ResultNeverCame)
 
 
 def test_an_app_that_is_off_sends_nothing() -> None:

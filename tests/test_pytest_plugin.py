@@ -21,7 +21,7 @@ def add(x, y):
 
 @pytest.fixture
 def green_drain_config():
-    return {"task_default_queue": "mine"}
+    return {"task_default_queue": "mine", "broker_transport_options": {"polling_interval": 0.02}}
 
 @pytest.fixture
 def app(green_drain_app, green_drain_worker):
@@ -33,6 +33,7 @@ import time
 
 def add(app):
     assert app.conf.task_default_queue == "mine"
+    assert app.conf.broker_transport_options == {"polling_interval": 0.02}
     return app.tasks["conftest.add"].delay(2, 3)
 
 def test_get(app):

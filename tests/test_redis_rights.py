@@ -186,13 +186,18 @@ def test_no_look_at_what_is_stored(
 
 
 def test_a_subscription_that_is_refused_is_told(
-    login: Callable[..., Celery], keep: Callable[..., str], guarded: RedisServer
+    login: Callable[..., Celery],
+    keep: Callable[..., str],
+    guarded: RedisServer,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     app = login("on", ">secret", "~*", "&*", "+@all", "-subscribe")
     assert app.AsyncResult(keep(7)).get(timeout=20) == 7  # it is stored, and needs none
     errors = crowd(3, lambda i: error_of(app, uuid()))
     assert all(isinstance(error, redis.exceptions.ResponseError) for error in errors)
     assert "subscribe" in str(errors[0]).lower()
+    (told,) = [text for text in caplog.messages if REFUSES in text]
+    assert "SUBSCRIBE, so only what is stored already is found" in told
 
 
 def error_of(app: Celery, task_id: str, timeout: float = 20) -> Exception | None:

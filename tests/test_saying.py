@@ -88,9 +88,10 @@ def test_timeout_of_a_task_that_is_seen_to_go_on(app: Celery, store: Callable[..
 
 
 def test_timeout_of_several(app: Celery, store: Callable[..., str]) -> None:
-    members = [app.AsyncResult(task_id) for task_id in (store(1), "one", "two")]
+    late = uuid()
+    members = [app.AsyncResult(task_id) for task_id in (store(1), late, uuid())]
     text = timeout_of(ResultSet(members, app=app))
-    assert "2 tasks have not ended. Task 'one' has not ended" in text
+    assert f"2 tasks have not ended. Task '{late}' has not ended" in text
 
 
 def test_timeout_without_a_connection(broker: Any) -> None:

@@ -272,6 +272,13 @@ def test_a_name_that_comes_near_one_of_ours(
     assert type(apps[1].backend) is RedisBackend  # with no second warning, which would be an error
 
 
+@pytest.mark.parametrize("name", ["LOG_DRAINER_URL", "shop_drainer", "drainer_pool_size"])
+def test_a_name_of_somebody_else(name: str) -> None:
+    app = Celery(backend="redis://")
+    app.conf.update({name: "gevent"})
+    assert type(app.backend) is RedisBackend  # without a warning, which would be an error
+
+
 def test_a_name_in_lower_case_in_django(
     unsaid: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ class FreeConnections(Slots):
 WAITING = {"timeout": PATIENCE, "queue_class": FreeConnections}
 
 
-class RedisBackend(DrainedBackendMixin, stock.RedisBackend):  # type: ignore[misc]
+class RedisBackend(DrainedBackendMixin, stock.RedisBackend):
     """Celery's Redis backend, with results drained by one greenlet."""
 
     ResultConsumer = RedisResultConsumer
@@ -102,7 +102,7 @@ class RedisBackend(DrainedBackendMixin, stock.RedisBackend):  # type: ignore[mis
 WAYS = RedisBackend.decode, RedisBackend.decode_result, RedisBackend.meta_from_decoded
 
 
-class BlockingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):  # type: ignore[misc]
+class BlockingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
     """Asks the sentinels for the master, and lets callers wait for a free connection."""
 
     def disconnect(self, inuse_connections: bool = True) -> None:
@@ -116,7 +116,7 @@ class BlockingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.Blocking
                 connection.disconnect()
 
 
-class Sentinel(redis.sentinel.Sentinel):  # type: ignore[misc]
+class Sentinel(redis.sentinel.Sentinel):
     """Makes such pools."""
 
     def master_for(self, service_name: str, *args: Any, **kwargs: Any) -> Any:
@@ -124,7 +124,7 @@ class Sentinel(redis.sentinel.Sentinel):  # type: ignore[misc]
         return super().master_for(service_name, *args, **kwargs)
 
 
-class SentinelBackend(RedisBackend, stock.SentinelBackend):  # type: ignore[misc]
+class SentinelBackend(RedisBackend, stock.SentinelBackend):
     """Celery's Redis Sentinel backend, with results drained by one greenlet."""
 
     #: In place of the module of redis-py, of which Celery uses this one name.

@@ -28,7 +28,7 @@ __all__ = ("RpcBackend",)
 logger = logging.getLogger(__name__)
 
 
-class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
+class RpcBackend(DrainedBackendMixin, stock.RPCBackend):
     """Celery's RPC backend, with one reply queue for the process, drained by one greenlet."""
 
     ResultConsumer = RpcResultConsumer
@@ -124,7 +124,7 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):  # type: ignore[misc]
 _backends: dict[int, weakref.ref[RpcBackend]] = {}
 
 
-@before_task_publish.connect(weak=False)  # type: ignore[untyped-decorator]
+@before_task_publish.connect(weak=False)
 def _reply_here(body: Any = None, properties: Any = None, **kwargs: Any) -> None:
     """Have the results of what this process sends come to its reply queue."""
     for backend in filter(None, [ref() for ref in snapshot(_backends.values())]):

@@ -194,7 +194,7 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             self.session.drop(task_id)
 
     def refuse(self, name: str, error: Exception, instead: str) -> None:
-        """Never send the command *name* again; say so once."""
+        """Take note that Redis refuses the command *name* for good; say so once."""
         if name not in self.refused:
             self.refused.add(name)
             logger.warning("Redis refuses %s, so %s: %s", name, instead, error)

@@ -485,6 +485,7 @@ class RedisSession(Session):
             return
         if never:
             self._never_subscribes = error
+            self._consumer.refuse("SUBSCRIBE", error, "only what is stored already is found")
         for channel, task_id in channels.items():
             # Who waits for it is told, unless it turns out to be stored.
             self._refusals[channel] = error

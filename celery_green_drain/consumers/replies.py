@@ -15,7 +15,7 @@ from .session import Session
 __all__ = ("Replies", "Reply", "ReplyQueue", "RpcSession")
 
 
-class ReplyQueue(kombu.Queue):  # type: ignore[misc]
+class ReplyQueue(kombu.Queue):
     """The queue that results come to."""
 
     can_cache_declaration = False  # the consumer knows when it has to be declared

@@ -134,7 +134,7 @@ class Command:
         return self._missing > 0
 
 
-class Unusable(ConnectionError):  # type: ignore[misc]
+class Unusable(ConnectionError):
     """Raised where Redis refuses for good what a connection begins with, such as its database.
 
     Or redis-py does, such as an option.

@@ -242,7 +242,7 @@ _leavers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
 
 
 @atexit.register
-@worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
+@worker_process_shutdown.connect(weak=False)
 def _leave(**kwargs: Any) -> None:
     exits.finish()  # which results may still come for
     deadline = time.monotonic() + FAREWELL

@@ -1,7 +1,5 @@
 """The same tasks in two web processes, of which one has the setting: ``--compare``."""
 
-# mypy: disallow-untyped-decorators=False
-
 from __future__ import annotations
 
 import gc

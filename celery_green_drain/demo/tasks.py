@@ -1,7 +1,5 @@
 """The Celery app and its tasks: what the worker and the web application share."""
 
-# mypy: disallow-untyped-decorators=False
-
 from __future__ import annotations
 
 import os

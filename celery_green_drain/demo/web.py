@@ -1,7 +1,5 @@
 """The web application: Celery's results in requests, and pushed to the browser."""
 
-# mypy: disallow-untyped-decorators=False
-
 from __future__ import annotations
 
 import inspect

@@ -55,7 +55,7 @@ class Life(Enum):
 TURNING = (Life.RUNNING, Life.STOPPING)
 
 
-class Drainer(Library, asynchronous.Drainer):  # type: ignore[misc]
+class Drainer(Library, asynchronous.Drainer):
     """Base of the drainers: one loop that drains one result consumer.
 
     A subclass brings the primitives of its library, see :class:`~.library.Library`, and registers

@@ -135,7 +135,7 @@ class Library:
 
     @classmethod
     def own_signal(cls) -> Signal:
-        """The same, where there is no drainer: to be set by callers of the same library."""
+        """A signal where there is no drainer: to be set by callers of the same library."""
         raise NotImplementedError("subclass responsibility")
 
     @classmethod

@@ -44,14 +44,15 @@ def _compare(app: Any, name: str, theirs: Mapping[str, Any]) -> Iterator[Finding
     if serializer and serializer not in {str(kind).rpartition("/")[2] for kind in accepted}:
         shown = ", ".join(sorted(map(str, accepted)))
         yield Finding("GD305", f"{name} writes {serializer!r}, and this app accepts {shown}.")
-    for key in ("global_keyprefix", "result_chord_ordered"):
-        mine, other = (
-            (conf.get("result_backend_transport_options") or {}).get(key) for conf in (ours, theirs)
-        )
-        if mine != other and key == "global_keyprefix":
-            yield Finding("GD306", f"{name} has {key} = {other!r}, and this app {mine!r}.")
+    mine, other = map(_prefix, (ours, theirs))
+    if mine != other:
+        yield Finding("GD306", f"{name} has global_keyprefix = {other!r}, and this app {mine!r}.")
     if theirs.get("task_ignore_result"):
         yield Finding("GD307", f"{name} has task_ignore_result.")
+
+
+def _prefix(conf: Mapping[str, Any]) -> Any:
+    return (conf.get("result_backend_transport_options") or {}).get("global_keyprefix")
 
 
 def _where(url: Any) -> str:
