@@ -21,6 +21,9 @@ CUSTOM = ("__copy__", "__reduce__", "__reduce_ex__", "__setstate__")
 #: How many causes of an exception are copied with it.
 DEPTH = 10
 
+#: Sets an attribute of an exception whose class may refuse that, as a frozen dataclass does.
+_set = BaseException.__setattr__
+
 #: What cannot change.
 ATOMS = (str, int, float, bool, bytes, complex, type(None))
 
@@ -58,8 +61,8 @@ def own_error(error: Error, depth: int = DEPTH) -> Error:
         made = _try(make, error)
         if made is not None:
             if error.__cause__ is not None and depth:
-                made.__cause__ = own_error(error.__cause__, depth - 1)
-            made.__suppress_context__ = error.__suppress_context__
+                _set(made, "__cause__", own_error(error.__cause__, depth - 1))
+            _set(made, "__suppress_context__", error.__suppress_context__)
             return made.with_traceback(None)
     return error
 
@@ -74,7 +77,7 @@ def _ways(error: BaseException) -> tuple[Callable[[Any], Any], ...]:
 def _bare_copy(error: Error) -> Error:
     """Without ``__init__``, which may take other arguments than those that it keeps."""
     made = type(error).__new__(type(error), *error.args)
-    made.args = error.args
+    _set(made, "args", error.args)
     vars(made).update(vars(error))
     return made
 

@@ -24,6 +24,7 @@ __all__ = (
     "make_known",
     "psycopg_waits_in_c",
     "redis_socket",
+    "result_cache",
     "sqlalchemy_is_listened_to",
 )
 
@@ -32,6 +33,8 @@ def as_text(task_id: Any) -> str:
     """A task id as the worker sends it back, whatever type it was given in, such as a UUID."""
     if type(task_id) is str:
         return task_id
+    if isinstance(task_id, str):  # such as an enum of texts, which tells its name in other ways
+        return str.__str__(task_id)
     return task_id.decode() if isinstance(task_id, bytes) else str(task_id)
 
 
@@ -51,6 +54,12 @@ def disown_pools(app: Any) -> list[object]:
         disowned.extend(group.values())
         group.clear()
     return disowned
+
+
+def result_cache(backend: Any) -> Any:
+    """What ``result_cache_max`` has *backend* keep, by task id; None: it is off, as by default."""
+    off = backend.app.conf.result_cache_max == -1
+    return None if off else getattr(backend, "_cache", None)
 
 
 def known(result: Any) -> Any:

@@ -441,7 +441,10 @@ class PendingResult(Promise):
     def _finish(self, result: Any) -> None:
         self.ready = True  # before the list is read: who adds to it looks at it afterwards
         self._keep = None
-        self._tell_all(result)
+        try:
+            self._tell_all(result)
+        except Exception:
+            logger.exception("Not all who wait for %s could be told.", self.name(result))
         if self.since:
             self.loop.drop(self)
 

@@ -254,6 +254,7 @@ class Promise:
 
     def _tell_all(self, result: Any) -> None:
         error, looked = None, False
+        failed: Exception | None = None
         audience = self.audience
         while audience:
             # As _taken() does, which would make a generator for each result: one by one, so that
@@ -262,16 +263,21 @@ class Promise:
                 who = audience.pop(0)
             except IndexError:
                 return
-            if isinstance(who, Waiter):
-                who.put(self, None)
-            elif not isinstance(who, Callback):
-                # In the loop, as a barrier counts wrong where two count at once.
-                self.loop.in_loop(Gate.of(who, self.loop).count, who, result)
-            elif result is not None:
-                if not looked:  # once for all, as that of a group asks each of its members
-                    error, looked = self._error(result), True
-                own = None if error is None else own_error(error)
-                self.loop.call(who.run, self, own, result)
+            try:
+                if isinstance(who, Waiter):
+                    who.put(self, None)
+                elif not isinstance(who, Callback):
+                    # In the loop, as a barrier counts wrong where two count at once.
+                    self.loop.in_loop(Gate.of(who, self.loop).count, who, result)
+                elif result is not None:
+                    if not looked:  # once for all, as that of a group asks each of its members
+                        error, looked = self._error(result), True
+                    own = None if error is None else own_error(error)
+                    self.loop.call(who.run, self, own, result)
+            except Exception as exc:  # such as one of what a task has stored, and the others wait
+                failed = failed or exc
+        if failed is not None:
+            raise failed
 
     def _error(self, result: Any) -> BaseException | None:
         raise NotImplementedError("subclass responsibility")
@@ -374,7 +380,8 @@ class Gate:
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.ready = False
-        self._open = False
+        #: The figures of the process in which the members are asked for: a child asks anew.
+        self._open: Figures | None = None
         #: What has come before anybody listened: a barrier that is still being made counts wrong.
         self._early: list[tuple[barrier, Any]] = []
         self._members: list[weakref.ref[Promise]] = []
@@ -394,19 +401,19 @@ class Gate:
 
     def add(self, member: Promise) -> None:
         self._members.append(weakref.ref(member))
-        if self._open and not member.ready:
+        if self._open is self.loop.figures and not member.ready:
             member.serve(keep=False)
 
     def serve(self, pending_set: PendingSet | None = None) -> None:
         """Have all members served; keep *pending_set* until they have come."""
-        if not self._open:
-            self._open = True
+        if self._open is not self.loop.figures:
+            before, self._open = self._open, self.loop.figures
             try:
                 for member in filter(None, [ref() for ref in self._members]):
                     if not member.ready:
                         member.serve(keep=False)
             except BaseException:
-                self._open = False
+                self._open = before
                 raise
         if pending_set is not None and not self.ready:
             self._served.append(pending_set)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
@@ -125,8 +126,13 @@ def test_a_failure_without_an_exception(
     assert good == []
 
 
-@pytest.mark.parametrize("kind", [int, UUID, bytes])
-def test_ids_that_are_no_text(
+def named(text: str) -> Any:
+    """*text* as the value of an enum, which ``str()`` knows by its name alone."""
+    return Enum("Job", {"NIGHTLY": text}, type=str).NIGHTLY  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", [int, UUID, bytes, named])
+def test_ids_that_are_no_plain_text(
     app: Celery, store: Callable[..., str], kind: Callable[[Any], Any]
 ) -> None:
     task_id = uuid() if kind is UUID else "1234567"

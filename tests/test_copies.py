@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -38,6 +39,13 @@ class Stubborn(Exception):
         raise TypeError("no copies")
 
 
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """Refuses what is set."""
+
+    word: str = "x"
+
+
 class Held:
     """Cannot be copied either."""
 
@@ -63,6 +71,8 @@ def raised(error: BaseException) -> BaseException:
         KeyError("x"),
         Prefixed("x"),
         Picky(1, two=2),
+        Frozen(),
+        Frozen("y"),
     ],
     ids=lambda error: type(error).__name__,
 )

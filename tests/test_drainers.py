@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import socket
@@ -18,7 +19,17 @@ from celery.result import GroupResult
 from celery_green_drain import DrainerStopped, drainers
 from celery_green_drain.drainers.base import Backoff
 
-from .green import DRAINER, GREEN, crowd, drain_loops, in_native_thread, kill, spawn, wait_until
+from .green import (
+    DRAINER,
+    GREEN,
+    crowd,
+    drain_loops,
+    in_native_thread,
+    kill,
+    spawn,
+    spawn_get,
+    wait_until,
+)
 from .servers import RedisServer
 from .tasks import make_app
 
@@ -155,6 +166,93 @@ def test_what_handles_the_log_line_may_start_it_too() -> None:
     assert any("was killed" in text for text in started)
     wait_until(lambda: stub.turns, "a turn")
     stub.drainer.stop()
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+def test_killed_before_it_ran_it_starts_again_by_itself(
+    app: Celery, store: Callable[..., str]
+) -> None:
+    calls: list[object] = []
+    result = app.AsyncResult(store(1))
+    result.then(calls.append)
+    kill(app.backend.result_consumer.drainer.loop)
+    wait_until(lambda: calls == [result], "the callback, though nobody else asks")
+
+
+class Rang(Exception):
+    """Raised by a signal handler."""
+
+
+def ring_when_spawned(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, before: bool, handler: Callable[[], object]
+) -> None:
+    """Call *handler* when the loop is spawned next: where a signal may come."""
+    drainer = app.backend.result_consumer.drainer
+    spawn_it, handlers = drainer.spawn, [handler]
+
+    def spawn(*args: Any) -> Any:
+        spawned = None if before else spawn_it(*args)
+        if handlers:
+            handlers.pop()()
+        return spawn_it(*args) if before else spawned
+
+    monkeypatch.setattr(drainer, "spawn", spawn)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_signal_handler_raises_while_it_starts(
+    before: bool, app: Celery, store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ring() -> None:
+        raise Rang
+
+    ring_when_spawned(app, monkeypatch, before, ring)
+    with pytest.raises(Rang):
+        app.AsyncResult(uuid()).get(timeout=20)
+    late = uuid()
+    outcome = spawn_get(app.AsyncResult(late))
+    wait_until(lambda: app.backend.result_consumer.statistics().pending == 1, "the next wait")
+    store(2, task_id=late)
+    wait_until(lambda: outcome == [2], "its result")
+    assert drain_loops() == 1
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_signal_handler_waits_while_it_starts(
+    before: bool, app: Celery, store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[object] = []
+    ring_when_spawned(
+        app, monkeypatch, before, lambda: got.append(app.AsyncResult(store(1)).get(timeout=20))
+    )
+    assert app.AsyncResult(store(2)).get(timeout=20) == 2
+    assert got == [1]
+    assert drain_loops() == 1
+
+
+def test_without_files_for_what_it_sleeps_on(
+    app: Celery,
+    store: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls, make = [0], socket.socketpair
+    opened = threading.Event()
+
+    def socketpair() -> Any:
+        calls[0] += 1
+        if calls[0] == 10:
+            monkeypatch.setattr(socket, "socketpair", make)
+            opened.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+    outcome = spawn_get(app.AsyncResult(store(1)))
+    assert opened.wait(60)
+    wait_until(lambda: outcome == [1], "the result", timeout=60)
+    assert "was killed" not in caplog.text
+    (lost,) = [text for text in caplog.messages if "Lost the connection" in text]
+    assert "Too many open files" in lost
 
 
 def lacking(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[Exception]:

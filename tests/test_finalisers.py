@@ -15,6 +15,8 @@ from celery import Celery, uuid
 from celery_green_drain.copies import snapshot
 from celery_green_drain.pending import InboxWait
 
+from .green import wait_until
+
 #: At which of the objects that are made the collection begins: one of them is the right one.
 MOMENTS = range(1, 40)
 
@@ -86,6 +88,22 @@ def test_what_else_would_not_be(kind: str) -> None:
     assert disturbed(tuple, CONTAINERS[kind]) > 0
 
 
+def test_one_who_cannot_be_told_keeps_nobody_from_it(
+    app: Celery, store: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as one whose thread has ended, and with it the hub that it waited in."""
+    task_id, called = uuid(), list[Any]()
+    first, second = app.AsyncResult(task_id), app.AsyncResult(task_id)
+    dead = InboxWait(app.backend.result_consumer)
+    dead.add(app.backend.pending(first))
+    dead._signal = None
+    first.then(called.append)
+    second.then(called.append)
+    store(1, task_id=task_id)
+    wait_until(lambda: called == [first, second], "both callbacks")
+    assert f"Not all who wait for task '{task_id}' could be told." in caplog.text
+
+
 def test_a_wait_that_is_finalised_while_the_others_are_woken(app: Celery) -> None:
     """As that of a forgotten generator of ``watch()`` or ``iter_native()``."""
     consumer = app.backend.result_consumer
@@ -108,7 +126,7 @@ def test_a_wait_that_is_finalised_while_the_others_are_woken(app: Celery) -> Non
 
 
 def test_what_goes_wrong_while_telling_is_no_fault_of_the_result(
-    app: Celery, monkeypatch: pytest.MonkeyPatch
+    app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = app.AsyncResult(uuid())
     pending = app.backend.pending(result)
@@ -119,6 +137,6 @@ def test_what_goes_wrong_while_telling_is_no_fault_of_the_result(
         raise RuntimeError("not the result's")
 
     monkeypatch.setattr(InboxWait, "put", put)
-    with pytest.raises(RuntimeError, match="not the result's"):
-        pending.resolve({"task_id": result.id, "status": "SUCCESS", "result": 1}, dict)
+    pending.resolve({"task_id": result.id, "status": "SUCCESS", "result": 1}, dict)
     assert pending.error is None
+    assert "not the result's" in caplog.text

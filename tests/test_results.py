@@ -32,6 +32,30 @@ def test_get(app: Celery) -> None:
     assert app.tasks["add"].delay(2, 3).get(timeout=20) == 5
 
 
+@stored
+def test_what_celery_keeps_of_results_is_enough(make: Callable[..., Celery]) -> None:
+    app = make(result_cache_max=100)
+    ids = [uuid() for _ in range(3)]
+    for number, task_id in enumerate(ids):
+        app.backend.store_result(task_id, number, "SUCCESS")
+    seen, waited_for, both = map(app.AsyncResult, ids)
+    assert seen.ready()
+    assert both.state == "SUCCESS"
+    assert waited_for.get(timeout=20) == 1
+    for task_id in ids:  # as if it had expired
+        app.backend.client.delete(app.backend.get_key_for_task(task_id))
+    assert [app.AsyncResult(task_id).get(timeout=20) for task_id in ids] == [0, 1, 2]
+    assert app.AsyncResult(ids[1]).state == "SUCCESS"
+    together = GroupResult(uuid(), list(map(app.AsyncResult, ids)), app=app)
+    assert together.get(timeout=20) == [0, 1, 2]
+    called: list[AsyncResult] = []
+    app.AsyncResult(ids[0]).then(called.append)
+    wait_until(lambda: called, "the callback")
+    app.AsyncResult(ids[0]).forget()
+    with pytest.raises(TimeoutError):
+        app.AsyncResult(ids[0]).get(timeout=0.1)
+
+
 def test_many_at_once_each_get_their_own(app: Celery) -> None:
     add = app.tasks["add"]
     count = size(200, 50)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from celery import Celery, uuid
 
-from .green import DRAINER, GREEN, MODE, drain_loops, wait_until
+from .green import DRAINER, GREEN, MODE, drain_loops, spawn, wait_until
 
 pytestmark = [
     pytest.mark.kinds("redis", "rpc, rabbitmq"),
@@ -105,6 +106,18 @@ def noting(called: list[Any]) -> Callable[[Any], None]:
 def ident() -> int:
     """The native thread, whatever is patched."""
     return threading.get_native_id()
+
+
+def test_it_wakes_who_waits_in_the_main_thread(app: Celery) -> None:
+    """As who takes a result first tells all the others that wait for it."""
+    drainer = app.backend.result_consumer.drainer
+    drainer.start()
+    for _ in range(20):
+        signal, outcome = drainer.signal(), list[bool]()
+        spawn(lambda: outcome.append(signal.wait(60)))  # noqa: B023
+        time.sleep(0)  # it waits now
+        from_unpatched_module(signal.set)()
+        wait_until(lambda: outcome == [True], "the end of the wait")  # noqa: B023
 
 
 def test_the_first_callback_is_given_in_a_native_thread(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 from celery import current_app, states
@@ -15,7 +16,15 @@ from .. import forks
 from ..consumers.base import ResultConsumer
 from ..context import is_lost, know_running_tasks, without_task
 from ..drainers import check
-from ..internals import disown_pools, fulfilled_by_celery, known, leaves, make_known
+from ..internals import (
+    disown_pools,
+    fulfilled_by_celery,
+    known,
+    learn,
+    leaves,
+    make_known,
+    result_cache,
+)
 from ..lateness import not_ready
 from ..pending import EndWait, InboxWait, PendingResult, deadline
 from ..promises import Callback, failure
@@ -73,6 +82,11 @@ class DrainedBackendMixin:
             raise without_task("update_state()")
         return super().store_result(task_id, *args, **kwargs)  # type: ignore[misc]
 
+    @cached_property
+    def remembered(self) -> Any:
+        """Results that ``result_cache_max`` has kept here, by task id; None: it is off."""
+        return result_cache(self)
+
     # -- what is pending
 
     def add_pending_result(self, result: Any, weak: bool = False) -> Any:
@@ -119,6 +133,10 @@ class DrainedBackendMixin:
                 # Somebody's own, or a subclass's: told of what comes, and it asks for nothing.
                 fresh.audience.append(Callback(pending, None, consumer.figures))
         result.on_ready = fresh
+        if self.remembered is not None and not known(result):
+            meta = self.remembered.get(fresh.task_id)
+            if meta is not None:
+                learn(result, dict(meta))
         if known(result):
             fresh(result)
         return fresh

@@ -12,6 +12,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from celery import states
 from celery.utils.dispatch import Signal
 
 from .. import __version__, drainers, exits, forks, signals
@@ -65,6 +66,7 @@ class ResultConsumer(Drained):
         self.settings: Settings = backend.drainer_settings
         self.retry_max = self.settings.retry_max
         self.exit_timeout = self.settings.exit_timeout
+        self._remembered = backend.remembered
         # Weak, as a running loop is kept alive by its hub: with the last result and the
         # app the backend goes, and the loop with it.
         self._backend = weakref.ref(backend, self._orphaned)
@@ -328,6 +330,8 @@ class ResultConsumer(Drained):
         try:
             meta = decode()
             last = self.table.update(task_id, meta, decode, stored)
+            if last and self._remembered is not None and meta["status"] == states.SUCCESS:
+                self._remembered[task_id] = decode()
         except OutOfStep:
             raise
         except Exception as exc:

@@ -34,6 +34,9 @@ STOP_TIMEOUT = 10.0
 #: Seconds a result consumer may take for one turn where nothing arrives.
 TURN = 1.0
 
+#: Seconds that the loop sleeps in one piece where nothing can wake it.
+REST = 0.25
+
 #: What the log says where that has ended otherwise than by :meth:`Drainer.stop`.
 KILLED = "The result drainer was killed; starting it again."
 
@@ -55,6 +58,20 @@ class Life(Enum):
 TURNING = (Life.RUNNING, Life.STOPPING)
 
 
+class Ticket:
+    """Lets one loop begin, unless it is taken back before: who takes it first has it."""
+
+    def __init__(self) -> None:
+        self._left = [True]
+
+    def take(self) -> bool:
+        """Return whether nobody has taken it so far. In one step."""
+        try:
+            return self._left.pop()
+        except IndexError:
+            return False
+
+
 class Drainer(Library, asynchronous.Drainer):
     """Base of the drainers: one loop that drains one result consumer.
 
@@ -73,8 +90,11 @@ class Drainer(Library, asynchronous.Drainer):
         self.mailbox = Mailbox(self)
         #: What :meth:`spawn` made of the loop: a greenlet or a thread.
         self.loop: object = None
-        self._lock = threading.Lock()
+        # Re-entrant, as a signal handler that waits for a result may come in the middle of start().
+        self._lock = threading.RLock()
         self._life = Life.IDLE
+        #: That of the loop which is to begin, or has begun.
+        self._ticket = Ticket()
         #: Whether the loop is where it says itself when it ends: then nobody has to look.
         self._looping = False
         #: Apart from that, as a start() under way would overwrite it: a finaliser takes no lock.
@@ -108,24 +128,43 @@ class Drainer(Library, asynchronous.Drainer):
 
     def start(self) -> None:
         """Start the loop, after :meth:`stop` anew. Without effect where it runs, or is retired."""
+        if self._start():
+            # Not under the lock: what handles the log may send a task, and that starts the loop.
+            logger.warning(KILLED)
+
+    def _start(self) -> bool:
+        """Do so; return whether one was killed before it ran."""
         forks.notice()
         if self._retired or self._life is Life.ABANDONED or self.running:
-            return
+            return False
         with self._lock:
+            self._ticket.take()  # one that has not begun by now never will
             if self.running:
-                return
-            killed = self._life is not Life.IDLE
+                return False
+            killed = self._life is not Life.IDLE and self.loop is not None
             self._settle()
+            ticket = self._ticket = Ticket()
+            self.loop = None
             self._life = Life.RUNNING
             self._ended = self._broadcast()
             try:
-                self.loop = self.spawn_apart(self.run)
+                loop = self.spawn_apart(self.run, ticket)
+                if self._ticket is ticket:
+                    self.loop = loop
+                    self.when_over(loop, self._over)
             except BaseException:
-                self._life = Life.IDLE
+                # Such as what a signal handler raises, when it has been spawned already.
+                if ticket.take() and self._ticket is ticket:
+                    self._life = Life.IDLE
                 raise
-        if killed:  # before it ran, as by something that kills all greenlets there are
-            # Not under the lock: what handles the log may send a task, and that starts the loop.
-            logger.warning(KILLED)
+        return killed
+
+    def _over(self, loop: object) -> None:
+        """*loop* is over. If it was killed before it ran, nobody has told so far."""
+        if loop is self.loop and self._life is Life.RUNNING and not self._looping:
+            self.loop = None  # eventlet tells of it just before
+            self._start()
+            self.call(logger.warning, KILLED)  # the hub must not wait for what handles the log
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """End the loop, and wait for its end, *timeout* seconds at most.
@@ -166,8 +205,10 @@ class Drainer(Library, asynchronous.Drainer):
     def _ending(self) -> bool:
         return self._retired or self._life is not Life.RUNNING
 
-    def run(self) -> None:
+    def run(self, ticket: Ticket) -> None:
         """The loop itself: what :meth:`start` spawns."""
+        if not ticket.take():
+            return  # there is another one in its place
         try:
             self._looping = True
             self.drained.on_drainer_start()
@@ -215,8 +256,15 @@ class Drainer(Library, asynchronous.Drainer):
         until = time.monotonic() + (min(pause, REFUSED) if refused else pause)
         # Notes are read meanwhile: much of what they ask for needs no connection.
         while not self._ending and time.monotonic() < until:
-            self.mailbox.wait(until - time.monotonic())
+            self._rest(until - time.monotonic())
             self.mailbox.read()
+
+    def _rest(self, seconds: float) -> None:
+        try:
+            self.mailbox.wait(seconds)
+        except Exception:
+            # As the turn before: where there are no files left, there is none to sleep on.
+            self.sleep(max(0.0, min(seconds, REST)))
 
     def _finish(self) -> None:
         forks.notice()  # something else may have ended the copy of a loop in a child

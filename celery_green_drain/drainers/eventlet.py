@@ -18,6 +18,7 @@ from ..internals import eventlet_hub
 from .base import TURN, Drainer
 from .callbacks import CallbackRunner
 from .library import Lanes, Outcome, Signal, in_context
+from .mailbox import Mailbox
 from .patching import obstacle
 from .thread import ThreadSignal
 
@@ -59,8 +60,11 @@ class EventletDrainer(Drainer):
     def lives(self, spawned: Any) -> bool:
         return spawned is not None and not spawned.dead
 
+    def when_over(self, spawned: Any, function: Callable[[Any], object]) -> None:
+        spawned.link(function)
+
     def signal(self) -> Signal:
-        return EventletSignal() if self.is_local() else _native_signal()
+        return EventletSignal(self.mailbox) if self.is_local() else _native_signal()
 
     @classmethod
     def own_signal(cls) -> Signal:
@@ -144,26 +148,38 @@ def _end_hub() -> None:
 
 
 class EventletSignal:
-    """A :class:`~celery_green_drain.drainers.library.Signal` for a green thread of this hub."""
+    """A :class:`~celery_green_drain.drainers.library.Signal` for a green thread of this hub.
 
-    __slots__ = ("_event", "ready")
+    :param mailbox: of the loop in this hub, for other threads that set it; without one, who waits
+        has to look by itself.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_event", "_mailbox", "ready")
+
+    def __init__(self, mailbox: Mailbox | None = None) -> None:
         self.ready = False
         self._event: Any = None
+        self._mailbox = mailbox
 
     def set(self) -> None:
         if self.ready:
             return
         self.ready = True
-        # Another thread cannot wake this one's hub: whoever lets it set this looks by itself.
-        if self._event is not None and _in_main_thread():
-            _send(self._event)
+        event = self._event
+        if event is None:
+            return
+        if _in_main_thread():
+            _send(event)
+        elif self._mailbox is not None:
+            # Another thread cannot wake this one's hub, but the loop in it.
+            self._mailbox.post(_send, event)
 
     def wait(self, timeout: float | None = None) -> bool:
         if self.ready:
             return True
         self._event = event = Event()
+        if self.ready:  # set by another thread just before, which has not seen the event
+            return True
         if timeout is None:
             event.wait()
             return self.ready

@@ -14,7 +14,7 @@ from gevent.selectors import GeventSelector
 from gevent.threadpool import ThreadPool
 from greenlet import getcurrent, greenlet
 
-from .base import Drainer
+from .base import Drainer, Ticket
 from .callbacks import CallbackRunner
 from .library import Lanes, Outcome, in_context
 from .mailbox import Abandoned
@@ -64,6 +64,10 @@ class GeventDrainer(Drainer):
 
     def lives(self, spawned: Any) -> bool:
         return spawned is not None and not getattr(spawned, "dead", False)
+
+    def when_over(self, spawned: Any, function: Callable[[Any], object]) -> None:
+        if isinstance(spawned, gevent.Greenlet):  # else another thread has asked its hub for one
+            spawned.link(function)
 
     def signal(self) -> GeventSignal:
         return GeventSignal()
@@ -128,9 +132,9 @@ class GeventDrainer(Drainer):
         # To end a wait with libuv ends it in the parent, as that tells the kernel at once.
         return self.is_local() and "libuv" not in type(get_hub().loop).__module__
 
-    def run(self) -> None:
+    def run(self, ticket: Ticket) -> None:
         try:
-            super().run()
+            super().run(ticket)
         finally:
             if self._forking is not None:
                 self._forking.switch()  # and never on from here, where gevent would turn to its hub

@@ -73,6 +73,12 @@ class Library:
         """Whether what :meth:`spawn` made runs, or will. One that is killed first never does."""
         return True
 
+    def when_over(self, spawned: Any, function: Callable[[Any], object]) -> None:
+        """Have ``function(spawned)`` called when what :meth:`spawn` made is over.
+
+        For where it may be killed before it runs; it must not wait.
+        """
+
     def discard(self, spawned: Any) -> None:
         """Let what :meth:`spawn` made in the parent never run on in this child."""
 

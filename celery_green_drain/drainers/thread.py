@@ -6,6 +6,7 @@ import selectors
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from celery.backends.asynchronous import register_drainer
@@ -62,7 +63,8 @@ class ThreadSignal:
     def set(self) -> None:
         if not self.ready:
             self.ready = True
-            self._lock.release()
+            with suppress(RuntimeError):  # another thread has just done so
+                self._lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
         if self.ready:

@@ -16,10 +16,11 @@ from ..launch import patch
 def main(mode: str, broker: str, results: str) -> None:
     patch(mode)
     from celery import uuid
+    from celery.result import GroupResult
 
     from celery_green_drain import watch
 
-    from ..green import drain_loops, spawn
+    from ..green import drain_loops, spawn, wait_until
     from ..tasks import make_app
 
     drainer = "thread" if mode == "unpatched" else mode
@@ -44,16 +45,21 @@ def main(mode: str, broker: str, results: str) -> None:
     pending.then(called.append)
     inherited = app.AsyncResult(uuid())
     inherited.then(called.append)
+    together = GroupResult(uuid(), [inherited], app=app)
+    together.then(called.append)
     time.sleep(0.1)
 
     def work(number: int) -> None:
         assert consumer.statistics().drainer is None
         assert consumer.statistics().pending == 0
         use(f"child {number}")
+        mine: list[object] = []
+        together.then(mine.append)
         app.backend.store_result(inherited.id, "of both", "SUCCESS")
         assert inherited.get(timeout=20) == "of both"
         assert consumer.statistics().connects == 1
-        assert not called, "the callbacks are the parent's"
+        wait_until(lambda: mine == [together], "the group's callback that was given here")
+        assert not called, "the others are the parent's"
         assert drain_loops() == 1, drain_loops()
 
     children = Children(work)
@@ -62,8 +68,8 @@ def main(mode: str, broker: str, results: str) -> None:
     assert pending.get(timeout=20) == "late"
     children.check()
     assert inherited.get(timeout=20) == "of both"
-    time.sleep(0.1)
-    assert called == [pending, inherited] or called == [inherited, pending], called
+    wait_until(lambda: len(called) == 3, "the parent's callbacks")
+    assert all(result in called for result in (pending, inherited, together)), called
     assert consumer.statistics().connects == 1, "a child has touched the parent's connection"
     consumer.stop()
     print("fine")
