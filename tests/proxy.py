@@ -46,6 +46,10 @@ class Control:
         """Tell pushes of Redis as arrays, as some do that stand in for it."""
         self.tell("flatten")
 
+    def spoil(self) -> None:
+        """Tell an error of Redis where it says that there is nothing."""
+        self.tell("spoil")
+
     def pass_on(self) -> None:
         """Let everything through, over new connections. What was swallowed is lost."""
         self.tell("pass")
@@ -131,6 +135,9 @@ class _Server:
                     continue
                 if self.mode == "flatten":
                     data = data.replace(b">3\r\n", b"*3\r\n")
+                if self.mode == "spoil":
+                    for nothing in (b"_\r\n", b"$-1\r\n"):
+                        data = data.replace(nothing, b"-ERR upstream failure\r\n")
                 step = 1 if self.mode == "trickle" else len(data)
                 for start in range(0, len(data), step):
                     travelling.put_nowait((loop.time() + self.delay, data[start : start + step]))

@@ -17,7 +17,7 @@ from celery import Celery, uuid
 from celery.result import GroupResult
 
 from celery_green_drain import DrainerStopped, drainers
-from celery_green_drain.drainers.base import Backoff
+from celery_green_drain.drainers.base import LASTED, Backoff
 
 from .green import (
     DRAINER,
@@ -126,6 +126,23 @@ def test_what_comes_and_goes_is_lost_once(caplog: pytest.LogCaptureFixture) -> N
     stub.drainer.stop()
     assert caplog.text.count("Lost the connection") == 1
     assert "5 attempts" in caplog.text
+
+
+def test_what_works_in_between_is_opened_anew_at_once() -> None:
+    """However often it breaks: pauses are for a server that cannot be reached."""
+    failures: list[float] = []
+
+    def fail_after_a_while() -> None:
+        if time.monotonic() - begun > (len(failures) + 1) * 2 * LASTED:
+            failures.append(time.monotonic())
+            raise ConnectionError("killed")
+
+    begun = time.monotonic()
+    stub = Stub(fail_after_a_while)
+    stub.drainer.backoff = Backoff(first=60, longest=60)
+    stub.drainer.start()
+    wait_until(lambda: len(failures) == 4, "the fourth failure")
+    stub.drainer.stop()
 
 
 @pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")

@@ -358,7 +358,7 @@ def test_a_password_that_changes_in_an_outage(
         with pytest.raises(told):
             app.AsyncResult(uuid()).get(timeout=5)
     assert sum("refuses" in message for message in caplog.messages) == 1
-    own.probe.config_set("requirepass", "")
+    own.probe.execute_command("ACL", "SETUSER", "default", "nopass")
     assert app.AsyncResult(store(2)).get(timeout=20) == 2
 
 

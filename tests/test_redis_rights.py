@@ -185,6 +185,70 @@ def test_no_look_at_what_is_stored(
         app.AsyncResult(keep()).state  # noqa: B018
 
 
+@pytest.mark.parametrize("anew", [False, True])
+def test_rights_that_are_given_back(
+    anew: bool, login: Callable[..., Celery], keep: Callable[..., str], guarded: RedisServer
+) -> None:
+    """After a while, or with the next connection."""
+    rights = ("on", ">secret", "~*", "&*", "+@all", "-get", "-mget", "-subscribe")
+    app = login(*rights, result_drainer_reconcile_interval=3600 if anew else 0.2)
+    assert isinstance(error_of(app, keep()), redis.exceptions.ResponseError)
+    guarded.probe.execute_command("ACL", "SETUSER", "web", "+@all")
+    if anew:
+        guarded.probe.execute_command("CLIENT", "KILL", "USER", "web")
+
+    def is_served() -> bool:
+        return error_of(app, keep(), timeout=1) is None
+
+    wait_until(is_served, "a stored result")
+    assert app.backend.result_consumer.statistics().connects == (2 if anew else 1)
+    serves(app, keep, guarded)
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("again", ["reconcile", "reconnect"])
+@pytest.mark.parametrize("rights", [[], ["-mget"]])
+def test_a_look_that_fails_is_repeated(
+    protocol: int,
+    again: str,
+    rights: list[str],
+    login: Callable[..., Celery],
+    keep: Callable[..., str],
+    guarded: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As a proxy answers whose server is away. Who has a subscription need not hear of that."""
+    monkeypatch.setattr(redis_session, "AGAIN", 0.2)
+    app = login(*("on", ">secret", "~*", "&*", "+@all"), *rights)
+    interval = 0.5 if again == "reconcile" else 3600
+    app.conf.result_drainer_reconcile_interval = interval
+    with proxied(guarded.port) as proxy:
+        url = app.conf.result_backend.replace(f":{guarded.port}/", f":{proxy.port}/")
+        app.conf.result_backend = f"{url}&protocol={protocol}"
+        ids = [uuid() for _ in range(5)]
+        outcomes = [spawn_get(app.AsyncResult(task_id)) for task_id in ids]
+        wait_until(lambda: subscribed(guarded, ids), "the subscriptions")
+        proxy.spoil()
+        if again == "reconnect":
+            guarded.probe.execute_command("CLIENT", "KILL", "USER", "web")
+        wait_until(lambda: "upstream failure" in caplog.text, "a failed look")
+        assert "upstream failure" in str(error_of(app, uuid()))  # who begins to wait is told
+        keep(0, task_id=ids[0])
+        keep(1, task_id=ids[1])
+        wait_until(lambda: outcomes[:2] == [[0], [1]], "what comes by message")
+        meta = app.backend.encode({"status": "SUCCESS", "result": 2, "task_id": ids[2]})
+        app.backend.client.set(f"{KEYS}{ids[2]}", meta)  # and no message tells of it
+        wait_until(lambda: outcomes[2] == [2], "what is found by a further look")
+        proxy.pass_on()
+        assert outcomes[3:] == [[], []]
+        for number in (3, 4):
+            keep(number, task_id=ids[number])
+        wait_until(lambda: outcomes[3:] == [[3], [4]], "the rest")
+        assert sum("is asked again" in text for text in caplog.messages) == 1
+        app.backend.result_consumer.stop()
+
+
 def test_a_subscription_that_is_refused_is_told(
     login: Callable[..., Celery],
     keep: Callable[..., str],

@@ -21,7 +21,7 @@ from .base import OutOfStep
 from .elsewhere import StoreCheck
 from .reading import Reading
 from .redis_session import NEVER, RedisSession, is_never
-from .resp import RESP3, NoPushes, Unusable
+from .resp import RESP3, NoPushes, NotReady, Unusable
 from .session import SessionConsumer
 
 __all__ = ("RedisResultConsumer",)
@@ -48,6 +48,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         self._try_resp3 = True
         #: Commands that this user may not use, or this server does not know.
         self.refused: set[str] = set()
+        #: Of which of them the log has told.
+        self._told_of: set[str] = set()
         #: Before the id in all keys; empty: the backend makes them in a way of its own.
         self._prefix: bytes | None = None
         #: Reads that no session has taken so far.
@@ -103,6 +105,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         except NoPushes as exc:
             self._leave_resp3("from now on, as Redis speaks RESP3 without pushes", exc)
             raise
+        except NotReady:
+            raise
         except (RedisError, OSError) as exc:
             if session is not None and session.is_looking_where_it_listens:
                 # Perhaps as the answer was larger than what Redis keeps for one that listens.
@@ -140,6 +144,7 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             self._give_up_readings()
             raise
         self.check.lost()
+        self.refused.clear()  # a failover may have brought other rights
         readings, self._readings = self._readings, []
         for reading in readings:
             session.read(reading)
@@ -162,6 +167,9 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         else:
             if resp3:
                 self._resp3 = True
+            elif not self._try_resp3:
+                self._try_resp3 = True  # for the next one: perhaps the server was away, and no more
+                logger.info("Two connections are used, as one that speaks RESP3 was closed.")
         return session
 
     def _open_resp2(self, refusal: Exception) -> RedisSession:
@@ -194,9 +202,10 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             self.session.drop(task_id)
 
     def refuse(self, name: str, error: Exception, instead: str) -> None:
-        """Take note that Redis refuses the command *name* for good; say so once."""
-        if name not in self.refused:
-            self.refused.add(name)
+        """Do without the command *name*, until rights may have changed; say so once."""
+        self.refused.add(name)
+        if name not in self._told_of:
+            self._told_of.add(name)
             logger.warning("Redis refuses %s, so %s: %s", name, instead, error)
 
     def disconnect(self) -> None:

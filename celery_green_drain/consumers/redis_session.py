@@ -17,6 +17,8 @@ refuses for good is done in another way, as stock Celery would do it.
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 import weakref
 from collections import Counter, deque
@@ -42,6 +44,8 @@ from .resp import MUCH, Command, Link, Readings, drainer_params
 from .session import Session
 
 __all__ = ("Owner", "RedisSession", "is_never")
+
+logger = logging.getLogger(__name__)
 
 #: Task ids in one SUBSCRIBE or MGET: bounds the server's pause and the reply's size.
 CHUNK = 1000
@@ -70,6 +74,12 @@ LINGER = 0.05
 #: How many of them may gather while results come one upon the other, which go first: some 300 bytes
 #: each here, and less in Redis.
 PILE = 50 * CHUNK
+
+#: Seconds until results are looked for again after a look that has failed.
+AGAIN = 5.0
+
+#: Seconds between two lines in the log about that.
+REPORT = 60.0
 
 #: The task whose key and channel a heartbeat names, where the user may not PING.
 NOBODY = "celery-green-drain"
@@ -148,7 +158,10 @@ class RedisSession(Session):
         #: Ids of the table that are still to be asked for anew, and to be looked up once more.
         self._backlog = deque(self._table)
         self._reconciling: deque[str] = deque()
+        #: When that was begun last, and when it is due.
         self._reconciled = time.monotonic()
+        self._reconcile_at = self._reconciled + self._reconcile_interval
+        self._complained_at = float("-inf")
         #: The newest states on the way that have come in this turn: task id → what tells it.
         self._newest: dict[str, bytes] = {}
         #: What is accepted, where states need no more than that to be decoded.
@@ -505,6 +518,9 @@ class RedisSession(Session):
         if not isinstance(values, list) or len(values) != len(command.keys):
             raise OutOfStep(f"Redis has answered {command!r} with {values!r:.100}")
         for (key, task_id), value in zip(command.keys.items(), values):
+            if isinstance(value, Exception):  # of a proxy, for one of several servers
+                self._on_key_refused(key, task_id, command.readings, value)
+                continue
             for reading in command.readings.get(key, ()):
                 reading.answer(value)
             if value is None:
@@ -519,16 +535,45 @@ class RedisSession(Session):
         if command.name == "MGET":
             if never:
                 self._consumer.refuse("MGET", error, "results are looked up one by one")
-            chunks, readings = _chunks(command.keys, 1), command.readings
             # Not sent from here, where the socket must not wait.
-            self._asked += [Command("GET", chunk, self._on_looked_up, readings) for chunk in chunks]
+            for key, task_id in command.keys.items():
+                if not never and self._may_wait(key, task_id, error):
+                    self._on_key_refused(key, task_id, command.readings, error)
+                else:
+                    again = Command("GET", {key: task_id}, self._on_looked_up, command.readings)
+                    self._asked.append(again)
             return
         ((key, task_id),) = command.keys.items()
         if never:
             self._consumer.refuse("GET", error, "results that were stored before are not seen")
+            self._on_nothing(key, task_id, command.readings)
+        else:
+            self._on_key_refused(key, task_id, command.readings, error)
+
+    def _on_key_refused(
+        self, key: bytes, task_id: str, readings: Readings, error: Exception
+    ) -> None:
+        if self._may_wait(key, task_id, error):
+            self._complain(error)
         elif task_id:
             self._refusals.setdefault(key, error)
-        self._on_nothing(key, task_id, command.readings)
+        self._on_nothing(key, task_id, readings)
+
+    def _may_wait(self, key: bytes, task_id: str, error: Exception) -> bool:
+        """Whether the next look will do: it was not there at the first one, and would be sent."""
+        if _is_of_key(error) or key not in self._subscribed:
+            return False
+        since = min((pending.since for pending in self._table.of(task_id)), default=math.inf)
+        return since < self._reconciled
+
+    def _complain(self, error: Exception) -> None:
+        now = time.monotonic()
+        self._reconcile_at = min(self._reconcile_at, now + AGAIN)
+        if now - self._complained_at >= REPORT:
+            self._complained_at = now
+            logger.warning(
+                "Redis answers a look for results with an error, and is asked again: %s", error
+            )
 
     def _on_nothing(self, key: bytes, task_id: str, readings: Readings) -> None:
         """There is nothing stored under *key*, as far as can be seen."""
@@ -593,10 +638,14 @@ class RedisSession(Session):
         for link in self.links:
             if link.check(now, self._heartbeat) and not self._ping(link, self._on_pong):
                 link.take_for_alive()
-        if now - self._reconciled > self._reconcile_interval and not self._reconciling:
+        if now > self._reconcile_at and not self._reconciling:
             # Pub/sub has no replay, so a message that was lost is made up for here.
-            self._reconciled = now
+            self._reconciled, self._reconcile_at = now, now + self._reconcile_interval
             self._reconciling.extend(self._table)
+            # What was refused may be allowed by now.
+            self._refused.clear()
+            self._vain.clear()
+            self._never_subscribes = None
 
     def _ping(self, link: Link, answered: Callable[[Command, Any], None]) -> bool:
         """Ask the server for a sign of life; return whether there is a command for that."""
@@ -644,6 +693,11 @@ def _take(items: dict[bytes, Any], limit: int | None = None) -> dict[bytes, Any]
     for key in chunk:
         del items[key]
     return chunk
+
+
+def _is_of_key(error: Exception) -> bool:
+    """Whether *error* says that this key will never be read."""
+    return "permission" in str(error) or str(error).startswith("WRONGTYPE")
 
 
 def is_never(error: Exception, words: Iterable[str] = NEVER) -> bool:

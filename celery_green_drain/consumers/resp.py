@@ -43,6 +43,7 @@ __all__ = (
     "Command",
     "Link",
     "NoPushes",
+    "NotReady",
     "Readings",
     "Unusable",
     "drainer_params",
@@ -143,6 +144,10 @@ class Unusable(ConnectionError):
 
 class NoPushes(OutOfStep):
     """Raised where the server speaks RESP3, and sends unasked what looks like a reply."""
+
+
+class NotReady(ConnectionError):
+    """Raised where the server serves nobody just now, and says so."""
 
 
 class Link:
@@ -375,4 +380,4 @@ def _raise_for_all(error: Exception) -> None:
     if word in CREDENTIALS or isinstance(error, AuthenticationError):
         raise AuthenticationError(text)
     if word in LATER or isinstance(error, NOT_READY):
-        raise ConnectionError(text)
+        raise NotReady(text)

@@ -34,6 +34,9 @@ STOP_TIMEOUT = 10.0
 #: Seconds a result consumer may take for one turn where nothing arrives.
 TURN = 1.0
 
+#: Seconds that a connection must have worked for the next one to be opened without a pause.
+LASTED = 0.25
+
 #: Seconds that the loop sleeps in one piece where nothing can wake it.
 REST = 0.25
 
@@ -86,6 +89,8 @@ class Drainer(Library, asynchronous.Drainer):
         self.drained = drained(result_consumer)
         self.backoff = Backoff(longest=self.drained.retry_max)
         self.outage = Outage()
+        #: Since when the connection has worked, by the monotonic clock; None: it does not.
+        self._works_since: float | None = None
         #: The way into the loop.
         self.mailbox = Mailbox(self)
         #: What :meth:`spawn` made of the loop: a greenlet or a thread.
@@ -239,6 +244,8 @@ class Drainer(Library, asynchronous.Drainer):
             if not self._ending:
                 self._failed(exc, connected)
             return
+        if self._works_since is None and self.drained.connected:
+            self._works_since = time.monotonic()
         if not self.outage.over and self.drained.connected:
             attempts, seconds = self.outage.failures, self.outage.held()
             if seconds is not None:
@@ -249,11 +256,15 @@ class Drainer(Library, asynchronous.Drainer):
     def _failed(self, exc: Exception, connected: bool) -> None:
         refused = isinstance(exc, self.drained.refusals)
         expected = isinstance(exc, self.drained.connection_errors)
-        first = self.outage.over
-        self.drained.on_lost(self.outage.failed(exc, expected, refused), first)
-        # A connection that has held is opened anew at once, as stock Celery does.
-        pause = 0.0 if first and connected else self.backoff.pause(self.outage.failures)
-        until = time.monotonic() + (min(pause, REFUSED) if refused else pause)
+        first, now = self.outage.over, time.monotonic()
+        lasted = self._works_since is not None and now - self._works_since >= LASTED
+        self._works_since = None
+        self.drained.on_lost(self.outage.failed(exc, expected, refused, lasted), first)
+        # A connection that has held is opened anew at once, as stock Celery does: also one that
+        # breaks again and again, and works in between.
+        again = connected and (first or lasted)
+        pause = 0.0 if again else self.backoff.pause(self.outage.attempts)
+        until = now + (min(pause, REFUSED) if refused else pause)
         # Notes are read meanwhile: much of what they ask for needs no connection.
         while not self._ending and time.monotonic() < until:
             self._rest(until - time.monotonic())

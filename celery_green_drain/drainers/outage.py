@@ -50,8 +50,9 @@ class Outage:
     """
 
     def __init__(self) -> None:
-        #: Failures in a row.
+        #: Failures in a row; and those among them since a connection has last been of use.
         self.failures = 0
+        self.attempts = 0
         #: The last error, as text; None: there was none.
         self.error: str | None = None
         self._kinds: set[str] = set()
@@ -67,16 +68,18 @@ class Outage:
         """Whether the connection holds."""
         return not self.failures
 
-    def failed(self, exc: Exception, expected: bool, refused: bool) -> str:
+    def failed(self, exc: Exception, expected: bool, refused: bool, lasted: bool = False) -> str:
         """Take notice of one more failure; return it as text.
 
         :param expected: whether it is one that a lost connection raises.
         :param refused: whether the server has refused us.
+        :param lasted: whether the connection has been of use meanwhile.
         """
         now = time.monotonic()
         if not self.failures:
             self._lost_at = now
         self.failures += 1
+        self.attempts = 1 if lasted else self.attempts + 1
         self._back_at = None
         self.error = one_line(exc)
         kind, first = type(exc).__name__, not self._kinds
@@ -118,6 +121,6 @@ class Outage:
             seconds,
             self.failures,
         )
-        self.failures = 0
+        self.failures = self.attempts = 0
         self._kinds.clear()
         return seconds
