@@ -18,7 +18,7 @@ environment() {
 
 # servers: what the tests start, browser included.
 servers() {
-    programs rabbitmq-server memcached postgresql=postgres chromium chromium-driver=chromedriver curl
+    programs rabbitmq-server memcached postgresql=postgres pgbouncer chromium chromium-driver=chromedriver curl
     promtool
 }
 

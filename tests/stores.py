@@ -21,7 +21,7 @@ from celery.backends.base import BaseBackend
 from celery.result import result_from_tuple
 
 from .green import wait_until
-from .servers import Process, free_port
+from .servers import Process, answers, free_port
 
 if TYPE_CHECKING:
     import psycopg
@@ -270,6 +270,40 @@ def configure_django() -> Path:
     django.setup()
     call_command("migrate", verbosity=0)
     return folder
+
+
+class PgBouncer:
+    """What stands between clients and a PostgreSQL, and has fewer connections than clients.
+
+    :param mode: for how long a client keeps one: ``session`` or ``transaction``.
+    :param size: how many there are.
+    """
+
+    def __init__(self, server: PostgresServer, mode: str, size: int) -> None:
+        self.port = free_port()
+        self.folder = tempfile.TemporaryDirectory()
+        config = Path(self.folder.name) / "pgbouncer.ini"
+        config.write_text(
+            f"[databases]\npostgres = host=127.0.0.1 port={server.port} user=tests\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
+            f"unix_socket_dir =\nauth_type = any\npool_mode = {mode}\n"
+            f"default_pool_size = {size}\n"
+        )
+        if not os.getuid():
+            shutil.chown(self.folder.name, "postgres", "postgres")
+        path = f"{os.environ['PATH']}:/usr/sbin"
+        executable = shutil.which("pgbouncer", path=path)
+        assert executable, "There is no pgbouncer."
+        self.process = Process(*as_user("postgres"), executable, str(config))
+        wait_until(lambda: answers(self.port), f"PgBouncer on port {self.port}")
+
+    def url(self) -> str:
+        """Its address for SQLAlchemy."""
+        return f"db+postgresql+psycopg://tests@127.0.0.1:{self.port}/postgres"
+
+    def end(self) -> None:
+        self.process.end()
+        self.folder.cleanup()
 
 
 @dataclass

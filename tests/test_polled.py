@@ -47,9 +47,9 @@ from .green import (
 )
 from .program import command, run, run_fine
 from .proxy import proxied
-from .servers import RedisServer, Worker
+from .servers import Process, RedisServer, Worker
 from .sse_client import parse
-from .stores import IN_MEMORY, MemcachedServer, OwnStore, PostgresServer, Store
+from .stores import IN_MEMORY, MemcachedServer, OwnStore, PgBouncer, PostgresServer, Store
 from .tasks import make_app
 from .test_redis_reads import store_and_read_along
 from .watcher import Watcher
@@ -421,6 +421,62 @@ def test_a_lost_connection_is_replaced_by_one_like_it(
     assert [line for line in after if "SELECT celery_taskmeta.id" not in line] == []
     store(app, "here", task_id=task_id)
     wait_until(lambda: got == ["here"], "the result")
+
+
+@pytest.fixture
+def bounced(
+    request: pytest.FixtureRequest, broker: RedisServer, postgres: PostgresServer
+) -> Iterator[Celery]:
+    """An app whose database is behind a PgBouncer: in which mode, with how many connections."""
+    bouncer = PgBouncer(postgres, *request.param)
+    settings = {"result_drainer_poll_min": 0.05, "result_drainer_poll_max": 0.05}
+    app = make_app(broker.url(), bouncer.url(), result_drainer=DRAINER, **settings)
+    yield app
+    app.backend.result_consumer.stop()
+    app.close()
+    bouncer.end()
+
+
+@pytest.mark.parametrize("bounced", [("transaction", 2)], indirect=True)
+def test_each_look_may_be_served_by_another_server(bounced: Celery) -> None:
+    """Nothing is prepared for the next one."""
+    address = bounced.conf.result_backend.partition("+psycopg://")[2]
+    load = Process(sys.executable, "-c", TRANSACTIONS, f"postgresql://{address}")
+    statistics = bounced.backend.result_consumer.statistics
+    got = spawn_get(bounced.AsyncResult(task_id := uuid()))
+    wait_until(lambda: statistics().lookups >= 60, "many looks", timeout=60)
+    assert (statistics().outages, statistics().last_error) == (0, None)
+    store(bounced, 1, task_id=task_id)
+    wait_until(lambda: got == [1], "the result")
+    load.end()
+
+
+#: Short transactions of others, two at a time.
+TRANSACTIONS = """
+import sys, threading, time
+import psycopg
+
+def work():
+    with psycopg.connect(sys.argv[1], prepare_threshold=None) as connection:
+        while True:
+            with connection.transaction():
+                connection.execute("SELECT pg_sleep(0.01)")
+            time.sleep(0.01)
+
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(120)
+"""
+
+
+@pytest.mark.parametrize("bounced", [("session", 1)], indirect=True)
+def test_who_stores_gets_a_connection_too(bounced: Celery) -> None:
+    """Though the loop looks all the time, and there is one for all."""
+    got = spawn_get(bounced.AsyncResult(task_id := uuid()))
+    statistics = bounced.backend.result_consumer.statistics
+    wait_until(lambda: statistics().lookups >= 3, "some looks")
+    spawn(bounced.backend.store_result, task_id, 1, "SUCCESS")
+    wait_until(lambda: got == [1], "the result", timeout=60)
 
 
 def looks(postgres: PostgresServer) -> list[str]:

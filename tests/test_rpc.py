@@ -795,6 +795,23 @@ def test_a_deleted_queue_is_made_again(app: Celery, rabbit: RabbitServer) -> Non
     assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
 
 
+def test_a_limit_of_connections_is_waited_out(
+    make: Callable[..., Celery], rabbit: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make(broker=rabbit.url(), results="rpc://")
+    rabbit.control("set_vhost_limits", "-p", "/", '{"max-connections": 0}')
+    try:
+        got = spawn_get(app.AsyncResult("limited"))
+        wait_until(lambda: "Lost the connection" in caplog.text, "a refused attempt")
+        assert got == []
+        assert "limit" in caplog.text
+    finally:
+        rabbit.control("clear_vhost_limits", "-p", "/")
+    wait_until(lambda: app.backend.result_consumer.connections, "a connection")
+    publish_results(app, rabbit, ["limited"])
+    wait_until(lambda: got == [0], "the result")
+
+
 def test_a_refusal_is_told_at_once(make: Callable[..., Celery], rabbit: RabbitServer) -> None:
     url = rabbit.url().replace("guest:guest", "guest:wrong")
     app = make(broker=rabbit.url(), broker_read_url=url, results="rpc://")

@@ -52,6 +52,10 @@ THROTTLED, MOST_THROTTLED = 0.05, 2.0
 #: Options of an engine of SQLAlchemy by which somebody else opens its connections.
 SEE_TO_CONNECTIONS = {"creator", "plugins", "pool"}
 
+#: Seconds that a connection to a database is kept at most: others may be waiting for it, behind a
+#: pooler such as PgBouncer.
+HELD = 2.0
+
 #: What is wrong with one result, and not with the store.
 UNREADABLE = (SerializationError, SerializerNotInstalled, SecurityError)
 
@@ -259,9 +263,12 @@ def _roughly(task_id: str) -> str:
 
 
 class Rows(Lookup):
-    """For SQLAlchemy: one query, over one connection that is kept open."""
+    """For SQLAlchemy: one query, over one connection that is kept open for :data:`HELD` seconds."""
 
+    #: Kept, as each new one of Celery's asks the server for its version and more.
+    _engine: Any = None
     _connection: Any = None
+    _opened = 0.0
 
     @classmethod
     def gathers(cls, backend: Any) -> bool:
@@ -276,10 +283,11 @@ class Rows(Lookup):
     def find(self, task_ids: list[str]) -> list[Found]:
         from sqlalchemy.orm import Session
 
+        if time.monotonic() - self._opened > HELD:
+            self.close()
         if self._connection is None:
-            engine = type(self.store).ResultSession(self.store).get_bind()
-            # No transaction, or each look would see what the first one saw.
-            self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            self._connection = self._connect()
+            self._opened = time.monotonic()
         task = self.store.task_cls
         try:
             with Session(bind=self._connection) as session:
@@ -289,6 +297,17 @@ class Rows(Lookup):
                 self.close()
             raise
         return [(each, partial(self._read_row, row)) for each, row in _asked_for(rows, task_ids)]
+
+    def _connect(self) -> Any:
+        if self._engine is None:
+            self._engine = type(self.store).ResultSession(self.store).get_bind()
+        # No transaction, or each look would see what the first one saw.
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        driver: Any = getattr(connection.connection, "driver_connection", None)
+        if hasattr(driver, "prepare_threshold"):
+            # A pooler may give each look another server, which knows nothing that psycopg prepared.
+            driver.prepare_threshold = None
+        return connection
 
     def _read_row(self, row: Any) -> Meta:
         self.store.ResultSession = partial(LoadedRow, row)

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 SLOWER = 1.5
 
 #: Seconds without anybody waiting after which the connection is closed.
-LINGER = 10.0
+LINGER = 2.0
 
 #: Results handed over before others may run.
 BATCH = 500

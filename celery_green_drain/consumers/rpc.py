@@ -104,15 +104,13 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             *connection.channel_errors,
         )
         kind = AmqpSession if connection.transport.driver_name == "py-amqp" else VirtualSession
-        return kind(
-            connection,
-            Replies(
-                self.queue(),
-                self.receive,
-                self.mailbox,
-                self.settings.heartbeat,
-            ),
-        )
+        replies = Replies(self.queue(), self.receive, self.mailbox, self.settings.heartbeat)
+        try:
+            return kind(connection, replies)
+        except NotAllowed as exc:
+            if "limit" in str(exc):  # of connections: there may be room for one soon
+                raise ConnectionError(str(exc)) from exc
+            raise
 
     def receive(self, reply: Reply) -> None:
         """Take a message of the queue, whatever it is. Raises nothing: it would come again."""
