@@ -445,9 +445,17 @@ def test_celerys_calls_on_a_consumer(app: Celery, results: RedisServer) -> None:
     consumer.stop()
     consumer.consume_from("a task")
     consumer.cancel_for("a task")
+    consumer.on_after_fork()
     assert results.clients() == []
     consumer.start("a task")
     wait_until(results.clients, "a connection")
+    result = app.AsyncResult(uuid())
+    result.then(lambda result: None)
+    meta = {"task_id": result.id, "status": "SUCCESS", "result": 3, "children": []}
+    consumer.on_state_change(meta, None)
+    for _ in consumer.drain_events_until(result.on_ready, timeout=20):
+        pass
+    assert result.get(timeout=0) == 3
 
 
 # -- stopped with somebody waiting

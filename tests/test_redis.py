@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import redis
@@ -209,6 +210,56 @@ def test_single_commands_wait_for_a_free_connection(
     states = crowd(size(300, 50), lambda i: app.AsyncResult(uuid()).state)
     assert set(states) == {"PENDING"}
     assert len(results.clients()) <= 3
+
+
+def test_who_blocks_keeps_nobody_from_single_commands(
+    app: Celery,
+    store: Callable[..., str],
+    results: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nor does who listens. An application may use the client for that."""
+    client, keys = app.backend.client, [uuid() for _ in range(12)]
+    outcomes: list[Any] = []
+    for key in keys:
+        spawn(lambda key: outcomes.append(client.blpop([key], 60)), key)
+    wait_until(lambda: len(results.clients(cmd="blpop")) == 12, "all who block")
+    app.AsyncResult(store(1)).forget()
+    told = [text for text in caplog.messages if "are in use for long" in text]
+    assert told[0].startswith("All 10 connections")
+    assert len(told) == 1
+    for key in keys:
+        client.lpush(key, "end")
+    wait_until(lambda: len(outcomes) == 12, "the end of all")
+
+
+def test_a_number_of_connections_that_was_set_is_the_limit(
+    make: Callable[..., Celery], results: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make(redis_max_connections=2).backend.client
+    outcomes: list[Any] = []
+    for _ in range(2):
+        spawn(lambda: outcomes.append(client.blpop(["nothing"], 2)))
+    wait_until(lambda: len(results.clients(cmd="blpop")) == 2, "all who block")
+    assert client.get("nothing") is None
+    assert outcomes
+    assert len(results.clients()) == 2
+    wait_until(lambda: len(outcomes) == 2, "the end of all")
+
+
+def test_a_client_that_a_test_has_put_there(app: Celery, store: Callable[..., str]) -> None:
+    task_id = store(1)
+    own, state = app.backend.client, app.backend.encode({"status": "PROGRESS", "result": 2})
+    with mock.patch.object(app.backend, "client") as client:
+        client.get.return_value = state
+        assert app.AsyncResult(task_id).state == "PROGRESS"
+    assert app.AsyncResult(task_id).state == "SUCCESS"
+    app.backend.client = client
+    assert app.AsyncResult(task_id).info == 2
+    del app.backend.client
+    assert app.AsyncResult(task_id).get(timeout=20) == 1
+    assert app.backend.client is not own
+    own.connection_pool.disconnect()
 
 
 def test_the_pool_is_small_by_default(app: Celery, results: RedisServer) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import select
+import time
 from functools import partial
 from queue import Empty
 from types import SimpleNamespace
@@ -22,9 +24,20 @@ from .base import DrainedBackendMixin
 
 __all__ = ("RedisBackend", "SentinelBackend")
 
-#: Connections for single commands (``state``, ``forget()``, chords), unless
+logger = logging.getLogger(__name__)
+
+
+class AtFirst(int):
+    """A number of connections that nobody has asked for: so there may be more."""
+
+
+#: Connections for single commands (``forget()``, chords, what a worker stores), unless
 #: ``redis_max_connections`` says otherwise. Who finds none free waits for one.
-MAX_CONNECTIONS = 10
+MAX_CONNECTIONS = AtFirst(10)
+
+#: Where none comes back for so many seconds, they are held by who listens or blocks, for which an
+#: application may use the client as well. Then there is one more, up to so many.
+HELD, MOST = 0.5, 1000
 
 
 class FreeConnections(Slots):
@@ -33,6 +46,25 @@ class FreeConnections(Slots):
     def __init__(self, maxsize: int) -> None:
         # Asked each time, as the process may be patched after this.
         super().__init__(maxsize, lambda: drainers.fitting().own_signal())
+        self._at_first = maxsize
+        self._moved = time.monotonic()
+
+    def put_nowait(self, thing: Any) -> None:
+        self._moved = time.monotonic()
+        super().put_nowait(thing)
+
+    def overdue(self) -> None:
+        held = time.monotonic() - self._moved >= HELD
+        if not held or not isinstance(self._at_first, AtFirst) or self.maxsize >= MOST:
+            return
+        if self.maxsize == self._at_first:
+            logger.warning(
+                "All %d connections to Redis for single commands are in use for long, so there "
+                "are more from now on, as many as that needs. See redis_max_connections.",
+                self.maxsize,
+            )
+        self.maxsize += 1
+        self.put_nowait(None)  # which has the pool make one
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         try:
@@ -67,7 +99,7 @@ class RedisBackend(DrainedBackendMixin, stock.RedisBackend):
 
     @property
     def client(self) -> Any:
-        """The one client of the backend, made at its first use."""
+        """The one client of the backend, made at its first use; or what a test has put there."""
         made = self.__dict__.get("_made_client")
         if made is None:
             # To make one may switch, so others may make theirs meanwhile. setdefault() keeps the
@@ -76,9 +108,23 @@ class RedisBackend(DrainedBackendMixin, stock.RedisBackend):
             made = self.__dict__.setdefault("_made_client", fresh)
         return made
 
+    @client.setter
+    def client(self, client: Any) -> None:
+        self.__dict__.update(_made_client=client, _is_replaced=True)
+
+    @client.deleter
+    def client(self) -> None:
+        self.__dict__.pop("_made_client", None)
+        self._is_replaced = False
+
+    #: Whether somebody has put another client there, which is to be asked then.
+    _is_replaced = False
+
     def get(self, key: Any) -> Any:
         """As Celery does; what is asked for at once goes in one command, over the drainer."""
-        reading = self.result_consumer.read(key if isinstance(key, bytes) else key.encode())
+        reading = None
+        if isinstance(key, (str, bytes)) and not self._is_replaced:
+            reading = self.result_consumer.read(key.encode() if isinstance(key, str) else key)
         return super().get(key) if reading is None else reading.value
 
     def decode(self, payload: Any) -> Any:

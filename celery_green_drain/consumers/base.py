@@ -7,7 +7,7 @@ import time
 import weakref
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -445,6 +445,20 @@ class ResultConsumer(Drained):
         """Stop the drainer, if one runs. See :meth:`Drainer.stop`."""
         if self._drainer is not None:
             self._drainer.stop()
+
+    def drain_events_until(
+        self, p: Any, timeout: float | None = None, on_interval: Any = None
+    ) -> Iterator[None]:
+        """Yield after each turn until *p* is ready. See :meth:`Drainer.drain_events_until`."""
+        return self.drainer.drain_events_until(p, timeout=timeout, on_interval=on_interval)
+
+    def on_after_fork(self) -> None:
+        """This is a child: what is the parent's is left to it. Without effect where it is known."""
+        forks.notice()
+
+    def on_state_change(self, meta: Meta, message: Any) -> None:
+        """Hand over the state *meta*, which has come in another way."""
+        self.in_loop(self.deliver, meta["task_id"], lambda: dict(meta))
 
     def consume_from(self, task_id: str) -> None:
         """Do nothing: what is to be consumed is what somebody waits for."""

@@ -43,6 +43,9 @@ class Slots:
         #: Those whose turn it is, and who have not taken theirs so far.
         self.called: set[Signal] = set()
 
+    def overdue(self) -> None:
+        """Somebody has waited in vain for :data:`PIECE` seconds, or for as much as was left."""
+
     def qsize(self) -> int:
         return len(self.queue)
 
@@ -88,7 +91,8 @@ class Slots:
                     left = PIECE if deadline is None else deadline - time.monotonic()
                     if left <= 0:
                         raise Empty
-                    signal.wait(min(left, PIECE))
+                    if not signal.wait(min(left, PIECE)):
+                        self.overdue()
             except BaseException:
                 self._leave(signal)
                 raise

@@ -17,12 +17,9 @@ from ..drainers.patching import LIBRARIES
 from ..quoting import one_line
 from ..settings import Settings
 from .findings import Finding
-from .process import installed
+from .process import NAME, installed
 
 __all__ = ("check_packages", "check_settings")
-
-#: This package, as pip knows it.
-NAME = "celery-green-drain"
 
 #: Seconds below which result_expires is a mistake.
 SOON = 60

@@ -7,11 +7,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from ..drainers.patching import is_patched, patchers
 
-__all__ = ("installed", "patched_by", "versions")
+__all__ = ("NAME", "installed", "patched_by", "versions")
+
+#: This package, as pip knows it.
+NAME = "celery-green-drain"
 
 #: Distributions whose version matters.
 DISTRIBUTIONS = (
-    *("celery-green-drain", "celery", "kombu", "amqp", "vine", "billiard"),
+    *(NAME, "celery", "kombu", "amqp", "vine", "billiard"),
     *("redis", "hiredis", "packaging", "gevent", "eventlet", "greenlet"),
     *("gunicorn", "django", "django-celery-results", "sqlalchemy"),
 )

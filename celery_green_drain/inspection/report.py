@@ -22,7 +22,7 @@ from ..drainers.patching import trouble
 from ..figures import Statistics
 from ..quoting import quoted
 from ..settings import Settings
-from .process import patched_by, versions
+from .process import NAME, patched_by, versions
 
 __all__ = ("Report", "consumer_of", "report", "statistics")
 
@@ -135,7 +135,7 @@ def _pending(consumer: ResultConsumer, limit: int) -> Iterator[dict[str, Any]]:
 
 def _page(report: Mapping[str, Any]) -> Iterator[str]:
     process, figures = report["process"], report["statistics"]
-    version = report["versions"].get("celery-green-drain", "(not installed)")
+    version = report["versions"].get(NAME, "(not installed)")
     yield f"celery_green_drain {version}, {_state(report)}"
     yield f"  at           {_moment(process['at'])}, process {process['pid']}"
     patched = (f"{name} ({', '.join(modules)})" for name, modules in process["patched_by"].items())
@@ -161,6 +161,8 @@ def _state(report: Mapping[str, Any]) -> str:
         return "on"
     if not report["settings"]["drainer"]:
         return "off: result_drainer is not set"
+    if NAME not in report["versions"]:
+        return f"off: Celery does not find it, as the metadata of {NAME} is not there"
     return "off: it does not serve this result backend"
 
 
