@@ -34,8 +34,9 @@ STOP_TIMEOUT = 10.0
 #: Seconds a result consumer may take for one turn where nothing arrives.
 TURN = 1.0
 
-#: Seconds that a connection must have worked for the next one to be opened without a pause.
-LASTED = 0.25
+#: Seconds that a connection must have worked for the next one to be opened soon; and so many after
+#: it was at the latest.
+LASTED, OFTEN = 0.25, 1.0
 
 #: Seconds that the loop sleeps in one piece where nothing can wake it.
 REST = 0.25
@@ -166,7 +167,9 @@ class Drainer(Library, asynchronous.Drainer):
 
     def _over(self, loop: object) -> None:
         """*loop* is over. If it was killed before it ran, nobody has told so far."""
-        if loop is self.loop and self._life is Life.RUNNING and not self._looping:
+        if loop is not self.loop or self._life is not Life.RUNNING or self._looping:
+            return
+        if not sys.is_finalizing():
             self.loop = None  # eventlet tells of it just before
             self._start()
             self.call(logger.warning, KILLED)  # the hub must not wait for what handles the log
@@ -257,13 +260,16 @@ class Drainer(Library, asynchronous.Drainer):
         refused = isinstance(exc, self.drained.refusals)
         expected = isinstance(exc, self.drained.connection_errors)
         first, now = self.outage.over, time.monotonic()
-        lasted = self._works_since is not None and now - self._works_since >= LASTED
+        held = 0.0 if self._works_since is None else now - self._works_since
         self._works_since = None
+        lasted = held >= LASTED
         self.drained.on_lost(self.outage.failed(exc, expected, refused, lasted), first)
-        # A connection that has held is opened anew at once, as stock Celery does: also one that
-        # breaks again and again, and works in between.
-        again = connected and (first or lasted)
-        pause = 0.0 if again else self.backoff.pause(self.outage.attempts)
+        if first and connected:  # one that has held is opened anew at once, as stock Celery does
+            pause = 0.0
+        elif lasted:  # one that breaks again and again, and works in between: once a second
+            pause = max(0.0, min(self.backoff.pause(self.outage.failures), OFTEN) - held)
+        else:
+            pause = self.backoff.pause(self.outage.attempts)
         until = now + (min(pause, REFUSED) if refused else pause)
         # Notes are read meanwhile: much of what they ask for needs no connection.
         while not self._ending and time.monotonic() < until:

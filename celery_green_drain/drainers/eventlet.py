@@ -13,6 +13,7 @@ from eventlet import hubs, patcher
 from eventlet.event import Event
 from eventlet.green.select import select
 from eventlet.green.selectors import SelectSelector
+from eventlet.greenthread import GreenThread
 
 from ..internals import eventlet_hub
 from .base import TURN, Drainer
@@ -61,7 +62,8 @@ class EventletDrainer(Drainer):
         return spawned is not None and not spawned.dead
 
     def when_over(self, spawned: Any, function: Callable[[Any], object]) -> None:
-        spawned.link(function)
+        if isinstance(spawned, GreenThread):
+            spawned.link(function)
 
     def signal(self) -> Signal:
         return EventletSignal(self.mailbox) if self.is_local() else _native_signal()
