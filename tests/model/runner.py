@@ -43,6 +43,7 @@ ERA = 8
 #: What the package may log. All else is a fault.
 EXPECTED = (
     "Lost the connection",
+    "All 10 connections to Redis for single commands are in use for long",
     "The connection that results come over is back",
     "The result drainer was killed",
 )
