@@ -17,6 +17,7 @@ from celery import Celery, uuid
 from celery.result import GroupResult
 
 from celery_green_drain import DrainerStopped, drainers
+from celery_green_drain.drainers import outage
 from celery_green_drain.drainers.base import LASTED, Backoff
 
 from .green import (
@@ -126,6 +127,20 @@ def test_what_comes_and_goes_is_lost_once(caplog: pytest.LogCaptureFixture) -> N
     stub.drainer.stop()
     assert caplog.text.count("Lost the connection") == 1
     assert "5 attempts" in caplog.text
+
+
+def test_an_outage_tells_each_kind_of_error_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its text, as redis-py has one class for most, and not by a number in it."""
+    monkeypatch.setattr(outage, "REPORT", 0.0)
+    away = outage.Outage()
+    for text in ("closed after 1 s", "closed after 2 s", "bad certificate", "closed after 3 s"):
+        away.failed(ConnectionError(text), expected=True, refused=False)
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [
+        "closed after 1 s",
+        "bad certificate",
+    ]
 
 
 def test_what_works_in_between_is_opened_anew_soon() -> None:

@@ -54,6 +54,12 @@ def test_what_celery_keeps_of_results_is_enough(make: Callable[..., Celery]) -> 
     app.AsyncResult(ids[0]).forget()
     with pytest.raises(TimeoutError):
         app.AsyncResult(ids[0]).get(timeout=0.1)
+    # Also where it is long, and forgotten as soon as it has come.
+    large = app.AsyncResult(uuid())
+    app.backend.store_result(large.id, list(range(100_000)), "SUCCESS")
+    large.get(timeout=20)
+    large.forget()
+    assert app.AsyncResult(large.id).state == "PENDING"
 
 
 def test_many_at_once_each_get_their_own(app: Celery) -> None:

@@ -812,6 +812,30 @@ def test_a_limit_of_connections_is_waited_out(
     wait_until(lambda: got == [0], "the result")
 
 
+def test_a_queue_that_cannot_be_declared_again_is_replaced(
+    app: Celery, rabbit: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a node that is away for good, or where queues are to be of another kind by now."""
+    add = app.tasks["add"]
+    assert add.delay(1, 2).get(timeout=20) == 3
+    name = consumer(app).queue_name
+    rabbit.control("close_all_connections", "a test")
+    with rabbit.connect() as connection, connection.channel() as channel:
+        channel.queue_delete(name)
+        channel.queue_declare(name, durable=True, auto_delete=False)  # with no expiry
+    wait_until(lambda: consumer(app).queue_name != name, "another queue")
+    assert "there is another one from now on" in caplog.text
+    assert [add.delay(i, 2).get(timeout=20) for i in range(3)] == [2, 3, 4]
+
+
+def test_a_name_with_a_limit_in_it_is_a_refusal(
+    make: Callable[..., Celery], rabbit: RabbitServer
+) -> None:
+    app = make(broker=rabbit.url(), broker_read_url=f"{rabbit.url()[:-1]}limits", results="rpc://")
+    with pytest.raises(Exception, match="vhost limits not found"):
+        app.AsyncResult(uuid()).get(timeout=20)
+
+
 def test_a_refusal_is_told_at_once(make: Callable[..., Celery], rabbit: RabbitServer) -> None:
     url = rabbit.url().replace("guest:guest", "guest:wrong")
     app = make(broker=rabbit.url(), broker_read_url=url, results="rpc://")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from celery import Celery, uuid
 
-from .green import DRAINER, GREEN, MODE, drain_loops, spawn, wait_until
+from .green import DRAINER, GREEN, MODE, block, drain_loops, spawn, wait_until
 
 pytestmark = [
     pytest.mark.kinds("redis", "rpc, rabbitmq"),
@@ -106,6 +106,29 @@ def noting(called: list[Any]) -> Callable[[Any], None]:
 def ident() -> int:
     """The native thread, whatever is patched."""
     return threading.get_native_id()
+
+
+@pytest.mark.skipif(DRAINER != "gevent", reason="eventlet's hub cannot be found from elsewhere")
+@pytest.mark.kinds("redis")
+def test_several_wait_first_at_once(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them starts the loop, and none of the others ends it."""
+    task_id = uuid()
+    make().backend.store_result(task_id, 1, "SUCCESS")
+    for _ in range(2):
+        app = make()
+        drainer = app.backend.result_consumer.drainer
+        settle = drainer._settle
+        # It takes long, so that the others stand behind the one that starts.
+        monkeypatch.setattr(drainer, "_settle", lambda: (block(0.1), settle()))  # noqa: B023
+        waits = [
+            from_unpatched_module(lambda: app.AsyncResult(task_id).get(timeout=20))  # noqa: B023
+            for _ in range(4)
+        ]
+        block(0.5)  # meanwhile no loop begins
+        assert [wait() for wait in waits] == [1] * 4
+        assert app.AsyncResult(task_id).get(timeout=20) == 1
 
 
 def test_it_wakes_who_waits_in_the_main_thread(app: Celery) -> None:

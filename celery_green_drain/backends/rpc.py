@@ -17,7 +17,7 @@ from kombu.utils.functional import maybe_list
 
 from .. import forks
 from ..consumers.replies import ReplyQueue
-from ..consumers.rpc import RpcResultConsumer
+from ..consumers.rpc import UNDECLARABLE, RpcResultConsumer
 from ..context import request_of
 from ..copies import snapshot
 from ..internals import as_text
@@ -66,13 +66,26 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):
         """
         forks.notice()  # first, as a child has declared nothing
         if not task_join_will_block():
-            self._declare(producer.channel)
+            self._see_to_queue(producer)
             self.result_consumer.buffer.hold(as_text(task_id))
             try:
                 self.result_consumer.start()
             except RuntimeError as exc:  # in a native thread, under eventlet
                 logger.warning("Results wait in their queue until a drainer starts: %s", exc)
         return {}
+
+    def _see_to_queue(self, producer: Any) -> None:
+        consumer = self.result_consumer
+        name = consumer.queue_name
+        try:
+            self._declare(producer.channel)
+        except UNDECLARABLE as exc:
+            producer.revive(producer.connection.channel())  # that has closed the other one
+            if consumer.session is not None:  # it is there all the same, as it is drained
+                consumer.declared.add(producer.channel.connection)
+                return
+            consumer.take_another_queue(name, exc)
+            self._declare(producer.channel)
 
     def _declare(self, channel: Any) -> None:
         declared, queue = self.result_consumer.declared, self.binding(channel)

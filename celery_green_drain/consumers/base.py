@@ -329,15 +329,20 @@ class ResultConsumer(Drained):
         """
         try:
             meta = decode()
+            if self._remembered is not None and meta["status"] == states.SUCCESS:
+                self._remember(task_id, decode)
             last = self.table.update(task_id, meta, decode, stored)
-            if last and self._remembered is not None and meta["status"] == states.SUCCESS:
-                self._remembered[task_id] = decode()
         except OutOfStep:
             raise
         except Exception as exc:
             self.cannot_read(task_id, exc)
             return self.on_unreadable(task_id, exc, stored)
         return last
+
+    def _remember(self, task_id: str, decode: Callable[[], Meta]) -> None:
+        # Before anybody has it, who may forget it at once.
+        if task_id in self.table:
+            self._remembered[task_id] = decode()
 
     def on_unreadable(self, task_id: str, exc: Exception, stored: bool) -> bool:
         """What came for *task_id* cannot be read; return whether nobody waits for it any more."""

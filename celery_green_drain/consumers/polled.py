@@ -185,6 +185,7 @@ class PolledResultConsumer(ResultConsumer):
 
     def _release(self) -> None:
         poller, self._poller = self._poller, None
+        self.figures.connected_since = None
         if poller is not None:
             poller.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from celery.backends.base import BaseKeyValueStoreBackend
@@ -32,7 +33,10 @@ logger = logging.getLogger(__name__)
 PATIENCE = 1.0
 
 #: The same for what a connection begins with.
-UNUSABLE = (*NEVER, "db index")
+UNUSABLE = (*NEVER, "db index", "denied ")
+
+#: Seconds between two lines in the log about looks that fail.
+REPORT = 60.0
 
 
 class RedisResultConsumer(SessionConsumer[RedisSession]):
@@ -50,6 +54,9 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         self.refused: set[str] = set()
         #: Of which of them the log has told.
         self._told_of: set[str] = set()
+        self._complained_at = float("-inf")
+        #: Whether one connection with RESP3 could not be opened, and two with RESP2 could.
+        self._doubts = False
         #: Before the id in all keys; empty: the backend makes them in a way of its own.
         self._prefix: bytes | None = None
         #: Reads that no session has taken so far.
@@ -168,8 +175,7 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             if resp3:
                 self._resp3 = True
             elif not self._try_resp3:
-                self._try_resp3 = True  # for the next one: perhaps the server was away, and no more
-                logger.info("Two connections are used, as one that speaks RESP3 was closed.")
+                self._do_without_resp3("one with RESP3 was closed as it was opened", self._doubts)
         return session
 
     def _open_resp2(self, refusal: Exception) -> RedisSession:
@@ -177,9 +183,17 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             session = RedisSession(self, resp3=False)
         except ResponseError as exc:
             raise _unusable(exc) from exc
-        self._resp3 = False
-        logger.info("Two connections are used, as Redis does not speak RESP3: %s", refusal)
+        except (RedisError, OSError) as exc:
+            raise _unusable(refusal) from exc  # which tells more than that it has hung up
+        never = self._doubts or is_never(refusal)
+        self._do_without_resp3(f"Redis does not speak RESP3: {refusal}", never)
         return session
+
+    def _do_without_resp3(self, why: str, never: bool) -> None:
+        # Perhaps the server was away just when that was tried: the second time shows.
+        self._resp3 = False if never else None
+        self._try_resp3 = self._doubts = True
+        logger.info("Two connections are used, as %s", why)
 
     def on_unreadable(self, task_id: str, exc: Exception, stored: bool) -> bool:
         if stored or self.session is None:
@@ -207,6 +221,15 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         if name not in self._told_of:
             self._told_of.add(name)
             logger.warning("Redis refuses %s, so %s: %s", name, instead, error)
+
+    def complain(self, error: Exception) -> None:
+        """A further look has ended in *error*, and is repeated; say so once a minute at most."""
+        now = time.monotonic()
+        if now - self._complained_at >= REPORT:
+            self._complained_at = now
+            logger.warning(
+                "Redis answers a look for results with an error, and is asked again: %s", error
+            )
 
     def disconnect(self) -> None:
         super().disconnect()

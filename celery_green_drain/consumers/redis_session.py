@@ -17,7 +17,6 @@ refuses for good is done in another way, as stock Celery would do it.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 import weakref
@@ -44,8 +43,6 @@ from .resp import MUCH, Command, Link, Readings, drainer_params
 from .session import Session
 
 __all__ = ("Owner", "RedisSession", "is_never")
-
-logger = logging.getLogger(__name__)
 
 #: Task ids in one SUBSCRIBE or MGET: bounds the server's pause and the reply's size.
 CHUNK = 1000
@@ -77,9 +74,6 @@ PILE = 50 * CHUNK
 
 #: Seconds until results are looked for again after a look that has failed.
 AGAIN = 5.0
-
-#: Seconds between two lines in the log about that.
-REPORT = 60.0
 
 #: The task whose key and channel a heartbeat names, where the user may not PING.
 NOBODY = "celery-green-drain"
@@ -115,6 +109,8 @@ class Owner(Protocol):
     def key(self, task_id: str) -> bytes: ...
 
     def refuse(self, name: str, error: Exception, instead: str) -> None: ...
+
+    def complain(self, error: Exception) -> None: ...
 
     def deliver(self, task_id: str, decode: Callable[[], Meta], stored: bool = False) -> bool: ...
 
@@ -161,7 +157,6 @@ class RedisSession(Session):
         #: When that was begun last, and when it is due.
         self._reconciled = time.monotonic()
         self._reconcile_at = self._reconciled + self._reconcile_interval
-        self._complained_at = float("-inf")
         #: The newest states on the way that have come in this turn: task id → what tells it.
         self._newest: dict[str, bytes] = {}
         #: What is accepted, where states need no more than that to be decoded.
@@ -567,13 +562,8 @@ class RedisSession(Session):
         return since < self._reconciled
 
     def _complain(self, error: Exception) -> None:
-        now = time.monotonic()
-        self._reconcile_at = min(self._reconcile_at, now + AGAIN)
-        if now - self._complained_at >= REPORT:
-            self._complained_at = now
-            logger.warning(
-                "Redis answers a look for results with an error, and is asked again: %s", error
-            )
+        self._reconcile_at = min(self._reconcile_at, time.monotonic() + AGAIN)
+        self._consumer.complain(error)
 
     def _on_nothing(self, key: bytes, task_id: str, readings: Readings) -> None:
         """There is nothing stored under *key*, as far as can be seen."""

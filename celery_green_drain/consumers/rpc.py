@@ -14,7 +14,7 @@ import weakref
 from typing import Any
 from uuid import uuid4
 
-from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
+from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound, PreconditionFailed
 from celery.signals import worker_process_shutdown
 from kombu.compression import decompress
 from kombu.exceptions import DecodeError, KombuError
@@ -24,7 +24,7 @@ from ..copies import Own
 from ..drainers.base import Drainer
 from ..internals import as_text
 from ..pending import Meta, PendingResult, Wait
-from ..quoting import quoted
+from ..quoting import one_line, quoted
 from .amqp import AmqpSession
 from .buffer import Buffer, Payload
 from .decoding import loads
@@ -32,7 +32,7 @@ from .replies import Replies, Reply, ReplyQueue, RpcSession
 from .session import SessionConsumer
 from .virtual import VirtualSession
 
-__all__ = ("RpcResultConsumer",)
+__all__ = ("UNDECLARABLE", "RpcResultConsumer")
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,10 @@ SHORTEST = 1
 
 #: The same where results never expire.
 DAY = 24 * 3600
+
+#: What a broker answers where a queue cannot be declared again: its node is away, or queues of that
+#: name are to be of another kind by now.
+UNDECLARABLE = (NotFound, PreconditionFailed)
 
 #: Seconds that the end of the process may be held up by, to delete the queues of all its apps.
 FAREWELL = 2.0
@@ -63,6 +67,8 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         super()._begin()
         #: Another one in each process, so that nobody gets what is another's.
         self.queue_name = str(uuid4())
+        #: That of the session.
+        self._consumed = ""
         self.buffer = Buffer(self.settings.buffer)
         #: Connections of senders over which the queue was declared: a broker may lose it.
         self.declared: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -104,13 +110,40 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             *connection.channel_errors,
         )
         kind = AmqpSession if connection.transport.driver_name == "py-amqp" else VirtualSession
+        name = self.queue_name
         replies = Replies(self.queue(), self.receive, self.mailbox, self.settings.heartbeat)
         try:
-            return kind(connection, replies)
+            session = kind(connection, replies)
+        except UNDECLARABLE as exc:
+            self.take_another_queue(name, exc)
+            raise
         except NotAllowed as exc:
-            if "limit" in str(exc):  # of connections: there may be room for one soon
+            if "connection limit (" in str(exc):  # there may be room for one soon
                 raise ConnectionError(str(exc)) from exc
             raise
+        self._consumed = name
+        self.mailbox.post(self._reopen)  # who sends may have taken another one meanwhile
+        return session
+
+    def take_another_queue(self, name: str, error: Exception) -> None:
+        """The queue *name* cannot be had any more. For everybody; the first who notices does it.
+
+        Results that were to come over it are lost.
+        """
+        if name != self.queue_name:
+            return
+        self.queue_name = str(uuid4())
+        self.declared.clear()
+        logger.warning(
+            "The reply queue cannot be declared any more, so there is another one from now on. "
+            "Results of tasks that were sent before may be lost: %s",
+            one_line(error),
+        )
+        self.mailbox.post(self._reopen)
+
+    def _reopen(self) -> None:
+        if self.session is not None and self._consumed != self.queue_name:
+            self.disconnect()
 
     def receive(self, reply: Reply) -> None:
         """Take a message of the queue, whatever it is. Raises nothing: it would come again."""

@@ -144,8 +144,9 @@ class Drainer(Library, asynchronous.Drainer):
         if self._retired or self._life is Life.ABANDONED or self.running:
             return False
         with self._lock:
-            self._ticket.take()  # one that has not begun by now never will
-            if self.running:
+            # Of a loop that has not begun, as the caller has interrupted who was about to start it
+            # of here: it never will. Unless it does just now.
+            if self.running or (not self._ticket.take() and self.running):
                 return False
             killed = self._life is not Life.IDLE and self.loop is not None
             self._settle()

@@ -60,13 +60,15 @@ class GeventDrainer(Drainer):
     def spawn(self, function: Callable[..., object], *args: Any) -> object:
         if self.is_local() or self._hub is None:
             return gevent.spawn(function, *args)
-        return self._hub.loop.run_callback_threadsafe(gevent.spawn, function, *args)
+        elsewhere = _Elsewhere()
+        self._hub.loop.run_callback_threadsafe(elsewhere.begin, function, *args)
+        return elsewhere
 
     def lives(self, spawned: Any) -> bool:
         return spawned is not None and not getattr(spawned, "dead", False)
 
     def when_over(self, spawned: Any, function: Callable[[Any], object]) -> None:
-        if isinstance(spawned, gevent.Greenlet):  # else another thread has asked its hub for one
+        if isinstance(spawned, gevent.Greenlet):  # a link is for the thread of its hub alone
             spawned.link(function)
 
     def signal(self) -> GeventSignal:
@@ -118,9 +120,12 @@ class GeventDrainer(Drainer):
 
     def discard(self, spawned: Any) -> None:
         # A greenlet exists in the child as well.
+        is_loop = spawned is self.loop
+        if isinstance(spawned, _Elsewhere):
+            spawned = spawned.greenlet
         if not isinstance(spawned, gevent.Greenlet) or spawned is getcurrent():
             return
-        if spawned is self.loop and spawned.gr_frame is not None and self._may_end_here():
+        if is_loop and spawned.gr_frame is not None and self._may_end_here():
             # Here and now: what it waits for on the parent's socket may be there already, and it
             # would go on before a kill has its turn.
             self._forking = getcurrent()
@@ -151,6 +156,19 @@ class GeventDrainer(Drainer):
 
 def _nothing() -> None:
     pass
+
+
+class _Elsewhere:
+    """A greenlet that another thread has asked the hub of the main one for."""
+
+    greenlet: Any = None
+
+    def begin(self, function: Callable[..., object], *args: Any) -> None:
+        self.greenlet = gevent.spawn(function, *args)
+
+    @property
+    def dead(self) -> bool:
+        return self.greenlet is not None and self.greenlet.dead
 
 
 class GeventSignal:

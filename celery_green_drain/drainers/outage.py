@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ STEADY = 1.0
 
 #: Longest pause, in seconds, where the server refuses us: who begins to wait is to hear of it.
 REFUSED = 1.0
+
+NUMBERS = re.compile(r"\d+")
 
 #: Seconds between two lines of one outage.
 REPORT = 60.0
@@ -82,7 +85,8 @@ class Outage:
         self.attempts = 1 if lasted else self.attempts + 1
         self._back_at = None
         self.error = one_line(exc)
-        kind, first = type(exc).__name__, not self._kinds
+        # By its text, as redis-py has one class for most, and without what differs each time.
+        kind, first = NUMBERS.sub("", self.error), not self._kinds
         soon = now - self._reported_at < REPORT
         if kind in self._kinds or (expected and not refused and not first and soon):
             return self.error
