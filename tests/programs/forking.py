@@ -19,6 +19,7 @@ def main(mode: str, broker: str, results: str) -> None:
     from celery.result import GroupResult
 
     from celery_green_drain import watch
+    from celery_green_drain.consumers.polled import PolledResultConsumer
 
     from ..green import drain_loops, spawn, wait_until
     from ..tasks import make_app
@@ -62,6 +63,12 @@ def main(mode: str, broker: str, results: str) -> None:
         assert not called, "the others are the parent's"
         assert drain_loops() == 1, drain_loops()
 
+    # SQLite in a child takes what its parent has locked just then for locked by itself, for ever.
+    # So not in the middle of a look, but right after one.
+    if isinstance(consumer, PolledResultConsumer):
+        looks = consumer.statistics().lookups
+        wait_until(lambda: consumer.statistics().lookups > looks, "a look")
+        wait_until(lambda: not (consumer._poller and consumer._poller.busy), "its end")
     children = Children(work)
     use("parent")
     spawn(store_later, pending.id, "late")
