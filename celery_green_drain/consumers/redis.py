@@ -110,21 +110,16 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         try:
             super().drain_events(timeout)
         except NoPushes as exc:
-            self._leave_resp3("from now on, as Redis speaks RESP3 without pushes", exc)
+            self._do_without_resp3("Redis speaks RESP3 without pushes", exc, never=True)
             raise
         except NotReady:
             raise
         except (RedisError, OSError) as exc:
             if session is not None and session.is_looking_where_it_listens:
                 # Perhaps as the answer was larger than what Redis keeps for one that listens.
-                self._leave_resp3(
-                    "from now on, as the one was lost in the middle of a look-up", exc
-                )
+                why = "the one was lost in the middle of a look-up"
+                self._do_without_resp3(why, exc, never=True)
             raise
-
-    def _leave_resp3(self, why: str, exc: Exception) -> None:
-        self._resp3 = False
-        logger.info("Two connections are used %s: %s", why, one_line(exc))
 
     def _read(self, reading: Reading) -> None:
         if self.session is None:
@@ -175,7 +170,7 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             if resp3:
                 self._resp3 = True
             elif not self._try_resp3:
-                self._do_without_resp3("one with RESP3 was closed as it was opened", self._doubts)
+                self._do_without_resp3("one with RESP3 was closed as it was opened", None)
         return session
 
     def _open_resp2(self, refusal: Exception) -> RedisSession:
@@ -185,15 +180,16 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             raise _unusable(exc) from exc
         except (RedisError, OSError) as exc:
             raise _unusable(refusal) from exc  # which tells more than that it has hung up
-        never = self._doubts or is_never(refusal)
-        self._do_without_resp3(f"Redis does not speak RESP3: {refusal}", never)
+        self._do_without_resp3("Redis does not speak RESP3", refusal, is_never(refusal))
         return session
 
-    def _do_without_resp3(self, why: str, never: bool) -> None:
+    def _do_without_resp3(self, why: str, error: Exception | None, never: bool = False) -> None:
         # Perhaps the server was away just when that was tried: the second time shows.
-        self._resp3 = False if never else None
+        self._resp3 = False if never or self._doubts else None
         self._try_resp3 = self._doubts = True
-        logger.info("Two connections are used, as %s", why)
+        for_good = "" if self._resp3 is None else " from now on"
+        reason = why if error is None else f"{why}: {one_line(error)}"
+        logger.info("Two connections are used%s, as %s", for_good, reason)
 
     def on_unreadable(self, task_id: str, exc: Exception, stored: bool) -> bool:
         if stored or self.session is None:

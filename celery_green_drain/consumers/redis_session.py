@@ -533,7 +533,8 @@ class RedisSession(Session):
             # Not sent from here, where the socket must not wait.
             for key, task_id in command.keys.items():
                 if not never and self._may_wait(key, task_id, error):
-                    self._on_key_refused(key, task_id, command.readings, error)
+                    self._complain(error)
+                    self._on_nothing(key, task_id, command.readings)
                 else:
                     again = Command("GET", {key: task_id}, self._on_looked_up, command.readings)
                     self._asked.append(again)
