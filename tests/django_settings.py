@@ -25,5 +25,7 @@ CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
         "LOCATION": f"{FOLDER}/cache",
+        # Else each value beyond the 300th throws away a third of all, whichever they are.
+        "OPTIONS": {"MAX_ENTRIES": 1_000_000},
     }
 }

@@ -813,16 +813,21 @@ def test_a_limit_of_connections_is_waited_out(
 
 
 def test_a_queue_that_cannot_be_declared_again_is_replaced(
-    app: Celery, rabbit: RabbitServer, caplog: pytest.LogCaptureFixture
+    through: Callable[..., tuple[Celery, Proxy]],
+    rabbit: RabbitServer,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """As of a node that is away for good, or where queues are to be of another kind by now."""
+    app, proxy = through()
     add = app.tasks["add"]
     assert add.delay(1, 2).get(timeout=20) == 3
     name = consumer(app).queue_name
+    proxy.refuse()  # so that the drainer does not declare it first
     rabbit.control("close_all_connections", "a test")
     with rabbit.connect() as connection, connection.channel() as channel:
         channel.queue_delete(name)
         channel.queue_declare(name, durable=True, auto_delete=False)  # with no expiry
+    proxy.pass_on()
     wait_until(lambda: consumer(app).queue_name != name, "another queue")
     assert "there is another one from now on" in caplog.text
     assert [add.delay(i, 2).get(timeout=20) for i in range(3)] == [2, 3, 4]
