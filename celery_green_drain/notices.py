@@ -1,17 +1,18 @@
-"""Warnings of this package: each once, in the log as well, and with the user's line."""
+"""What this package says, and how often: warnings once, some lines of the log seldom."""
 
 from __future__ import annotations
 
 import logging
 import mmap
 import sys
+import time
 import warnings
 import zlib
 from types import FrameType
 
 from .errors import DrainerWarning
 
-__all__ = ("notify",)
+__all__ = ("Seldom", "notify")
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +23,32 @@ SIZE = 65536
 #: something once, not once each.
 _said = mmap.mmap(-1, SIZE)
 
+#: Seconds between two lines in the log of what may happen thousands of times.
+REPORT = 60.0
+
 #: Packages between the user's line and ours.
 BETWEEN = {"celery", "celery_green_drain", "contextlib", "functools", "kombu", "vine"}
 
 
+class Seldom:
+    """Lines of one kind in the log: one in :data:`REPORT` seconds."""
+
+    def __init__(self) -> None:
+        self._said = float("-inf")
+
+    @property
+    def due(self) -> bool:
+        """Whether the last one is long enough ago."""
+        return time.monotonic() - self._said >= REPORT
+
+    def said(self) -> None:
+        self._said = time.monotonic()
+
+
 def notify(text: str) -> None:
     """Say *text* in a :exc:`DrainerWarning` and in the log, unless it was said before.
+
+    The warning has the user's line.
 
     :raises DrainerWarning: where the user has made an error of it.
     """

@@ -16,7 +16,7 @@ import pytest
 from celery import Celery, uuid
 from celery.result import GroupResult
 
-from celery_green_drain import DrainerStopped, drainers
+from celery_green_drain import DrainerStopped, drainers, notices
 from celery_green_drain.drainers import outage
 from celery_green_drain.drainers.base import LASTED, Backoff
 
@@ -133,7 +133,7 @@ def test_an_outage_tells_each_kind_of_error_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its text, as redis-py has one class for most, and not by a number in it."""
-    monkeypatch.setattr(outage, "REPORT", 0.0)
+    monkeypatch.setattr(notices, "REPORT", 0.0)
     away = outage.Outage()
     for text in ("closed after 1 s", "closed after 2 s", "bad certificate", "closed after 3 s"):
         away.failed(ConnectionError(text), expected=True, refused=False)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..errors import ResultEvicted
+from ..notices import Seldom
 from ..quoting import quoted
 from .decoding import loads
 
@@ -29,9 +29,6 @@ RECENT = 2_000
 
 #: Results in the hands of the user that are known of: more are kept like those that nobody holds.
 HELD = 100_000
-
-#: Seconds between two lines in the log about evictions.
-REPORT = 60.0
 
 
 class Payload(NamedTuple):
@@ -89,7 +86,7 @@ class Buffer:
         #: Last states that were dropped although nobody had asked for them.
         self.evictions = 0
         self._reported = 0
-        self._reported_at = float("-inf")
+        self._lines = Seldom()
         #: Hashes of their task ids: an id itself would take three times as much.
         self._evicted: set[int] = set()
         self._evicted_in_order: deque[int] = deque()
@@ -275,8 +272,7 @@ class Buffer:
             self._evicted.discard(self._evicted_in_order.popleft())
 
     def _report(self, task_id: str) -> None:
-        now = time.monotonic()
-        if now - self._reported_at >= REPORT:
+        if self._lines.due:
             logger.warning(
                 "Dropped %d results (%d in all) that nobody has asked for, the last one that of "
                 "task %s: more than %d had come. See result_drainer_buffer.",
@@ -285,4 +281,5 @@ class Buffer:
                 quoted(task_id),
                 self.limit,
             )
-            self._reported, self._reported_at = self.evictions, now
+            self._reported = self.evictions
+            self._lines.said()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 from celery.backends.base import BaseKeyValueStoreBackend
@@ -17,6 +16,7 @@ from redis.exceptions import (
 
 from .. import drainers, forks
 from ..drainers.base import Drainer
+from ..notices import Seldom
 from ..quoting import one_line
 from .base import OutOfStep
 from .elsewhere import StoreCheck
@@ -35,9 +35,6 @@ PATIENCE = 1.0
 #: The same for what a connection begins with.
 UNUSABLE = (*NEVER, "db index", "denied ")
 
-#: Seconds between two lines in the log about looks that fail.
-REPORT = 60.0
-
 
 class RedisResultConsumer(SessionConsumer[RedisSession]):
     """Drains Redis pub/sub. See the module for how."""
@@ -54,7 +51,7 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         self.refused: set[str] = set()
         #: Of which of them the log has told.
         self._told_of: set[str] = set()
-        self._complained_at = float("-inf")
+        self._complaints = Seldom()
         #: Whether one connection with RESP3 could not be opened, and two with RESP2 could.
         self._doubts = False
         #: Before the id in all keys; empty: the backend makes them in a way of its own.
@@ -220,9 +217,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
 
     def complain(self, error: Exception) -> None:
         """A further look has ended in *error*, and is repeated; say so once a minute at most."""
-        now = time.monotonic()
-        if now - self._complained_at >= REPORT:
-            self._complained_at = now
+        if self._complaints.due:
+            self._complaints.said()
             logger.warning(
                 "Redis answers a look for results with an error, and is asked again: %s", error
             )

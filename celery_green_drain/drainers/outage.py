@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..notices import Seldom
 from ..quoting import one_line
 
 __all__ = ("Backoff", "Outage")
@@ -24,9 +25,6 @@ REFUSED = 1.0
 
 #: What differs between two errors of one kind, such as ports and seconds.
 NUMBERS = re.compile(r"\d+")
-
-#: Seconds between two lines of one outage.
-REPORT = 60.0
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ class Outage:
     """From the first failure until a connection has held for :data:`STEADY` seconds.
 
     One line in the log when it begins and one when it is over. In between one for each further
-    kind of error: at once where it is none that a lost connection raises, else after
-    :data:`REPORT` seconds, as an outage shows itself in several ways.
+    kind of error: at once where it is none that a lost connection raises, else seldom, as an outage
+    shows itself in several ways.
     """
 
     def __init__(self) -> None:
@@ -60,7 +58,7 @@ class Outage:
         #: The last error, as text; None: there was none.
         self.error: str | None = None
         self._kinds: set[str] = set()
-        self._reported_at = 0.0
+        self._lines = Seldom()
         self._lost_at = time.monotonic()
         self._back_at: float | None = None
 
@@ -88,11 +86,10 @@ class Outage:
         self.error = one_line(exc)
         # By its text, as redis-py has one class for most, and without what differs each time.
         kind, first = NUMBERS.sub("", self.error), not self._kinds
-        soon = now - self._reported_at < REPORT
-        if kind in self._kinds or (expected and not refused and not first and soon):
+        if kind in self._kinds or (expected and not refused and not first and not self._lines.due):
             return self.error
         self._kinds.add(kind)
-        self._reported_at = now
+        self._lines.said()
         if first:
             logger.warning(
                 "Lost the connection that results come over, reconnecting until it is back: %s",
