@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .drainers.gevent import GeventDrainer as GeventDrainer
     from .drainers.signal import Signal
     from .drainers.thread import ThreadDrainer as ThreadDrainer
+    from .exits import finish
     from .figures import Statistics
     from .inspection.report import Report, report, statistics
     from .inspection.serving import install_signal_report, wsgi_report
@@ -52,6 +53,7 @@ __all__ = (
     "Statistics",
     "TaskContextError",
     "copy_current_task_context",
+    "finish",
     "install_signal_report",
     "report",
     "statistics",
@@ -69,6 +71,7 @@ _LAZY = {
     "State": ".watching",
     "Statistics": ".figures",
     "copy_current_task_context": ".context",
+    "finish": ".exits",
     "install_signal_report": ".inspection.serving",
     "report": ".inspection.report",
     "statistics": ".inspection.report",

@@ -9,13 +9,16 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import time
+import threading
 import weakref
 from typing import Protocol
 
 from celery.signals import worker_process_shutdown
 
-__all__ = ("Ending", "finish", "register")
+from . import uwsgi
+from .clock import monotonic
+
+__all__ = ("Ending", "finish", "register", "register_thread")
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,18 @@ _ending: weakref.WeakSet[Ending] = weakref.WeakSet()
 def register(ending: Ending) -> None:
     """Have the end of the process wait for *ending*, which is held weakly."""
     _ending.add(ending)
+    uwsgi.hook("atexit", finish)  # with gevent it calls none of Python's
+
+
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+def register_thread(thread: threading.Thread) -> None:
+    """Have the end of the process wait for a native *thread* in which a driver is called.
+
+    Where the interpreter goes while such a thread has a hub of eventlet's, it may crash.
+    """
+    _threads.add(thread)
 
 
 #: The process that has ended by now: its child may go on.
@@ -58,17 +73,22 @@ _ended = 0
 @atexit.register
 @worker_process_shutdown.connect(weak=False)
 def finish(**kwargs: object) -> None:
-    """Wait for the callbacks of all apps together, and give up what is left. Once a process."""
+    """Wait for the callbacks of all apps together, and give up what is left. Once a process.
+
+    It happens by itself where Python, Celery or uWSGI ends the process. For servers that end it
+    otherwise: to be called last, and not in the thread of an event loop. It takes as long as
+    ``result_drainer_exit_timeout`` says, and a second more at most.
+    """
     global _ended
     if _ended == os.getpid():
         return
     _ended = os.getpid()
-    all_of_them, begun = list(_ending), time.monotonic()
+    all_of_them, begun = list(_ending), monotonic()
     for each in all_of_them:
         each.wait_for_callbacks(begun + each.exit_timeout)
     for each in all_of_them:
         each.give_up_callbacks(at_once=False)
-    until = time.monotonic() + GRACE
+    until = monotonic() + GRACE
     for each in all_of_them:
         each.wait_for_calls(until - GRACE / 2)
         each.give_up_callbacks(at_once=True)  # where the loop has not noticed, as it is connecting
@@ -82,3 +102,5 @@ def finish(**kwargs: object) -> None:
         )
     if unfinished:
         logger.warning("The process ends in the middle of callbacks.")
+    for thread in list(_threads):
+        thread.join(max(0.0, until - monotonic()))

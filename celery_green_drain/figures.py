@@ -15,6 +15,8 @@ from typing import Any
 
 from celery import states
 
+from .clock import monotonic
+
 __all__ = ("Figures", "Histogram", "Statistics", "moment")
 
 logger = logging.getLogger(__name__)
@@ -176,7 +178,7 @@ class Figures:
 
         :param since: when the first wait for it began, by the monotonic clock.
         """
-        now = time.monotonic()
+        now = monotonic()
         self.delivered += 1
         if meta["status"] != states.SUCCESS:
             self.failures += 1
@@ -191,7 +193,7 @@ class Figures:
         # The clocks of two machines are never the same.
         lag = max(0.0, time.time() - ended)
         # Else it was there before anybody waited. This clock last: others may run between.
-        if lag <= time.monotonic() - since:
+        if lag <= monotonic() - since:
             self.lag.add(lag)
             self._lags.append((now, lag))
 
@@ -266,7 +268,7 @@ class Figures:
         }
 
     def _recent(self) -> Iterable[float]:
-        oldest = time.monotonic() - RECENT
+        oldest = monotonic() - RECENT
         # A copy, as the loop goes on meanwhile.
         return [lag for at, lag in self._lags.copy() if at >= oldest]
 

@@ -17,10 +17,10 @@ the reply queue. The loop looks whenever others may have run, see
 from __future__ import annotations
 
 import os
-import sys
 import weakref
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
+
+from . import uwsgi
 
 __all__ = ("Member", "keep", "notice", "register")
 
@@ -43,7 +43,9 @@ _pid = os.getpid()
 def register(member: Member) -> None:
     """Have *member* told in a child; it is held weakly."""
     _members.add(member)
-    _ask_uwsgi()
+    # Before a worker's first request, so before Celery takes a connection to send a task over,
+    # which notice() is not.
+    uwsgi.hook("post_fork_hook", notice)
 
 
 def keep(*things: object) -> None:
@@ -62,33 +64,6 @@ def _begin_anew() -> None:
     _pid = os.getpid()
     for member in list(_members):
         member.after_fork_in_child()
-
-
-def _ask_uwsgi() -> None:
-    """Have uWSGI tell its workers before their first request.
-
-    That is before Celery takes a connection to send a task over, which :func:`notice` is not.
-    """
-    uwsgi: Any = sys.modules.get("uwsgi")  # there in its own processes alone
-    hook = getattr(uwsgi, "post_fork_hook", None)
-    if hasattr(uwsgi, "worker_id") and not isinstance(hook, _Hook):
-        # Perhaps not for the first time: that of "uwsgidecorators" takes the place of all others.
-        uwsgi.post_fork_hook = _Hook(hook)
-
-
-class _Hook:
-    """What uWSGI calls in a worker that it has forked.
-
-    :param other: what it called before, such as the functions of its ``@postfork``.
-    """
-
-    def __init__(self, other: Callable[[], object] | None) -> None:
-        self._other = other
-
-    def __call__(self) -> None:
-        notice()
-        if self._other is not None:
-            self._other()
 
 
 # Celery's and kombu's own hooks know billiard's and multiprocessing's forks only.

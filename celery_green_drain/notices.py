@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import mmap
 import sys
-import time
 import warnings
 import zlib
 from types import FrameType
 
+from .clock import monotonic
 from .errors import DrainerWarning
 
 __all__ = ("Seldom", "notify")
@@ -39,10 +39,10 @@ class Seldom:
     @property
     def due(self) -> bool:
         """Whether the last one is long enough ago."""
-        return time.monotonic() - self._said >= REPORT
+        return monotonic() - self._said >= REPORT
 
     def said(self) -> None:
-        self._said = time.monotonic()
+        self._said = monotonic()
 
 
 def notify(text: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Optional, Protocol
@@ -16,6 +15,7 @@ from typing import Any, Optional, Protocol
 from celery import states
 from vine.abstract import Thenable
 
+from .clock import monotonic
 from .copies import own_error
 from .drainers.base import Drainer
 from .internals import as_text, known, learn
@@ -44,6 +44,9 @@ Meta = dict[str, Any]
 #: Reads a state, anew each time: who gets it may change it.
 Read = Callable[[], Meta]
 
+#: States on the way that may wait for an ``on_message`` that is slow.
+INBOX = 100_000
+
 #: In a :data:`Meta` of our own: whether its ``result`` is why the task's own cannot be read.
 UNREADABLE = "unreadable"
 
@@ -61,7 +64,7 @@ def deadline(timeout: float | None) -> float | None:
         return None
     if math.isnan(timeout):
         raise ValueError(f"timeout = {timeout!r}: expected a number of seconds, or None.")
-    return None if timeout == math.inf else time.monotonic() + timeout
+    return None if timeout == math.inf else monotonic() + timeout
 
 
 class Inbox(Protocol):
@@ -113,7 +116,7 @@ class Wait(Waiter):
     each: bool
 
     def __init__(self, consumer: Consumer) -> None:
-        self._began = time.monotonic()
+        self._began = monotonic()
         self._consumer = consumer
         self._error: Exception | None = None
         self._signal = consumer.drainer.signal()
@@ -162,7 +165,7 @@ class Wait(Waiter):
             return True
         rest = tick
         if deadline is not None:
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if left <= 0:
                 self._consumer.timed_out()
                 raise self._timed_out()
@@ -172,7 +175,7 @@ class Wait(Waiter):
     def _timed_out(self) -> TimeoutError:
         missing = [pending.task_id for pending in self._waited_for() if not pending.ready]
         state = self._consumer.table.state(missing[0]) if missing else None
-        seconds = time.monotonic() - self._began
+        seconds = monotonic() - self._began
         error: TimeoutError = timed_out(missing, state, self._consumer.drainer, seconds)
         return error
 
@@ -228,7 +231,7 @@ class InboxWait(Wait):
     :param inbox: for what arrives, in place of a deque, which keeps all of it.
     """
 
-    __slots__ = ("_inbox", "_pending", "_rest", "_told", "each", "messages")
+    __slots__ = ("_inbox", "_pending", "_rest", "_skipped", "_told", "each", "messages")
 
     def __init__(
         self, consumer: Consumer, messages: bool = False, inbox: Inbox | None = None
@@ -238,6 +241,7 @@ class InboxWait(Wait):
         self.each = messages and inbox is None
         self._inbox: Inbox = deque() if inbox is None else inbox
         self._pending: list[PendingResult] = []
+        self._skipped = 0
         #: How many have come in time, of those that are kept few of; None: it is not over.
         self._rest: int | None = None
         #: What reads the state that was told last.
@@ -257,8 +261,23 @@ class InboxWait(Wait):
             self.put(pending, own())
 
     def put(self, pending: PendingResult, meta: Meta | None) -> None:
-        self._inbox.append((pending, meta))
+        arrival = pending, meta
+        if self.each and len(self._inbox) >= INBOX and not _is_end(arrival):
+            self._skip(pending)
+            return
+        self._inbox.append(arrival)
         self._signal.set()
+
+    def _skip(self, pending: PendingResult) -> None:
+        """It is handled more slowly than it comes, and there is no room for more of it."""
+        if not self._skipped:
+            logger.warning(
+                "on_message is slower than the states of task %s come: %d wait for it, and it is "
+                "not called for further ones until it has caught up.",
+                quoted(pending.task_id),
+                INBOX,
+            )
+        self._skipped += 1
 
     def next(self, deadline: float | None = None, tick: float | None = None) -> Arrival | None:
         """Return what comes next, or None after *tick* seconds of silence.
@@ -280,7 +299,7 @@ class InboxWait(Wait):
         They might come faster than they are handled, and put it off for ever.
         """
         while self._inbox:
-            overdue = deadline is not None and time.monotonic() >= deadline
+            overdue = deadline is not None and monotonic() >= deadline
             if overdue and self._rest is None:
                 self._rest = 0 if self.each else len(self._inbox)
             arrival = self._inbox.popleft()

@@ -13,6 +13,7 @@ import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
+from .clock import monotonic
 from .inspection.report import statistics
 from .signals import callback_raised
 
@@ -64,12 +65,12 @@ def green_drain_app(green_drain_config: dict[str, Any]) -> Iterator[Celery]:
 
 def _wait_for_callbacks(app: Celery) -> list[str]:
     """Wait until none is to come and none runs; say which are late."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = monotonic() + PATIENCE
     while True:
         figures = statistics(app)
         if not (figures.callbacks_pending or figures.callbacks_running):
             return []
-        if time.monotonic() > deadline:
+        if monotonic() > deadline:
             return [
                 f"Within {PATIENCE:g} s of the test's end {figures.callbacks_pending} results with "
                 f"callbacks have not come, and {figures.callbacks_running} callbacks still run."

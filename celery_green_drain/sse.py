@@ -23,6 +23,7 @@ from celery.result import ResultBase
 
 from .errors import DrainerStopped
 from .internals import as_text, leaves
+from .notices import notify
 from .watching import State, States, follow
 
 __all__ = (
@@ -146,10 +147,18 @@ def flask_response(result: ResultBase, **options: Any) -> Any:
 def django_response(request: Any, result: ResultBase, **options: Any) -> Any:
     """Answer *request* of Django, under WSGI, with the events of *result*.
 
+    Under ASGI there is a :exc:`~celery_green_drain.DrainerWarning`: nothing would be pushed.
+
     :param options: as for :func:`stream`.
     """
+    from django.core.handlers.asgi import ASGIRequest
     from django.http import HttpResponse, StreamingHttpResponse
 
+    if isinstance(request, ASGIRequest):
+        notify(
+            "sse.django_response() is for WSGI. Under ASGI Django reads the whole stream before it "
+            "sends any of it, and a thread stays when the browser has gone: serve it under WSGI."
+        )
     last_event_id = request.headers.get("Last-Event-ID")
     if is_over(result, last_event_id):
         return HttpResponse(status=204)

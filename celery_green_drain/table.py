@@ -5,12 +5,12 @@ The loop alone touches it. Everybody else asks for a change, see :mod:`~.pending
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, takewhile
 
 from celery import states
 
+from .clock import monotonic
 from .copies import Own, same_state, snapshot
 from .figures import Figures
 from .pending import Meta, PendingResult, Read, Wait
@@ -73,7 +73,7 @@ class PendingTable:
         """List *pending*, for *wait* if it is one that asks; return whether its id is new."""
         if pending.ready or not pending.wanted:
             return False
-        task_id, now = pending.task_id, time.monotonic()
+        task_id, now = pending.task_id, monotonic()
         first = self._pending.get(task_id)
         if first is None:
             self._pending[task_id] = pending
@@ -107,7 +107,7 @@ class PendingTable:
         except RuntimeError:
             return None  # it was just replaced
         since = 0.0 if first is None else first.since
-        return time.monotonic() - since if since else None
+        return monotonic() - since if since else None
 
     def state(self, task_id: str) -> str | None:
         """The latest state of a task that has not ended; None: none was seen. For everybody."""
@@ -135,7 +135,7 @@ class PendingTable:
 
     def overdue(self, age: float) -> list[PendingResult]:
         """Take those off that were to call back *age* seconds ago, and that nobody waits for."""
-        now = time.monotonic()
+        now = monotonic()
         due = takewhile(lambda call: call[1] <= now - age, self._calls.items())
         overdue = []
         for pending, _ in list(due):

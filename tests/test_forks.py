@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,8 @@ from celery import Celery, uuid
 
 from .children import has_ended
 from .conftest import Line
-from .green import GREEN, MODE, block, spawn_get, wait_until
+from .green import GREEN, MODE, block, spawn, spawn_get, wait_until
+from .rabbitmq import RabbitServer
 from .servers import RedisServer
 
 pytestmark = pytest.mark.skipif(not GREEN, reason="a native thread is not copied into a child")
@@ -104,6 +106,31 @@ def test_while_the_loop_connects(steps: int, line: Line) -> None:
     assert (consumer.statistics().connects, consumer.statistics().outages) == (1, 0)
     receiver.close()
     sender.close()
+
+
+@pytest.mark.skipif(MODE != "gevent", reason="eventlet's hub cannot be forked in the middle")
+def test_while_the_loop_says_farewell(make: Callable[..., Celery], rabbit: RabbitServer) -> None:
+    """With somebody who waits already for what comes after it."""
+    app = make(broker=rabbit.url(), results="rpc://")
+    consumer, farewell = app.backend.result_consumer, threading.Event()
+    consumer.start()
+    session = wait_until(lambda: consumer.session, "the connection")
+    leave, drainer = session.leave, consumer.drainer
+
+    def leave_slowly(delete: bool) -> None:
+        farewell.set()
+        time.sleep(0.2)
+        leave(delete)
+
+    session.leave = leave_slowly
+    spawn(consumer.stop)
+    farewell.wait()
+    app.AsyncResult(uuid()).then(print)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(drainer.running)
+    assert os.waitpid(pid, 0)[1] == 0
+    wait_until(lambda: consumer.session not in (None, session), "the next connection")
 
 
 @pytest.mark.parametrize("how", FORKS)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
 import redis
 from celery import Celery, uuid
 
-from .green import crowd, wait_until
+from .green import crowd, spawn_get, wait_until
 from .proxy import proxied
 from .servers import OWNER, Process, RedisServer, free_port, redis_executable
 
@@ -136,6 +137,24 @@ def sentinels(tmp_path: Path) -> Iterator[tuple[list[int], RedisServer, RedisSer
         process.end()
     replica.end()
     master.end()
+
+
+def test_a_sentinel_that_does_not_answer_is_left(
+    make: Callable[..., Celery], sentinels: tuple[list[int], RedisServer, RedisServer]
+) -> None:
+    ports, *_ = sentinels
+    options = {"result_backend_transport_options": {"master_name": "main"}}
+
+    def address(*ports: int) -> str:
+        return ";".join(f"sentinel://127.0.0.1:{port}/0" for port in ports)
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        results = address(silent.getsockname()[1], *ports)
+        app = make(results=results, result_drainer_heartbeat=1, **options)
+        task_id = uuid()
+        outcome = spawn_get(app.AsyncResult(task_id))
+        make(results=address(*ports), **options).backend.store_result(task_id, 1, "SUCCESS")
+        wait_until(lambda: outcome == [1], "the result")
 
 
 def test_sentinel(

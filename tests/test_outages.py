@@ -375,6 +375,33 @@ def test_a_connection_that_has_held_is_opened_anew_at_once(
     asked.check()
 
 
+#: Keeps Redis from answering anybody for so many seconds.
+SCRIPT = """
+local until_then = tonumber(redis.call('TIME')[1]) + tonumber(ARGV[1])
+while tonumber(redis.call('TIME')[1]) < until_then do end
+"""
+
+
+def test_a_busy_server_is_asked_again_soon(
+    stored: tuple[Celery, Callable[..., str]], own: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a script runs for long."""
+    app, store = stored
+    asked = Asked(app)
+    wait_until(lambda: own.subscriptions() == 5, "the subscriptions")
+    app.backend.result_consumer.drainer.backoff = Backoff(first=60, longest=60)
+    own.probe.config_set("lua-time-limit", 10)
+    over: list[Any] = []
+    spawn(lambda: over.append(own.probe.eval(SCRIPT, 0, 3)))
+    fresh = app.AsyncResult(uuid())
+    fresh.then(print)
+    wait_until(lambda: lost(caplog), "the loss")
+    wait_until(lambda: over, "the end of the script")
+    asked.serve(store)
+    assert app.AsyncResult(store(1)).get(timeout=20) == 1
+    asked.check()
+
+
 # -- RabbitMQ says no
 
 

@@ -30,6 +30,7 @@ from celery_green_drain import DrainerStopped, sse, watch
 from celery_green_drain.backends.stores import gathers
 from celery_green_drain.consumers import gathered, polled
 from celery_green_drain.consumers.gathered import GatheredReads
+from celery_green_drain.consumers.lookups import Rows
 
 from .green import (
     DRAINER,
@@ -423,6 +424,46 @@ def test_a_lost_connection_is_replaced_by_one_like_it(
     wait_until(lambda: got == ["here"], "the result")
 
 
+def test_a_connection_that_breaks_each_time_is_not_the_fault_of_an_id(
+    make: Callable[..., Celery], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make("postgres")
+    find, task_id, cuts = Rows._find, uuid(), [1, 2, 3]
+
+    def cut(self: Rows, task_ids: list[str]) -> Any:
+        if task_ids == [task_id] and cuts:
+            cuts.pop()
+            others = "FROM pg_stat_activity WHERE application_name = 'web'"
+            postgres.ask(f"SELECT count(pg_terminate_backend(pid)) {others}")
+        return find(self, task_ids)
+
+    store(app, 1, task_id=task_id)
+    monkeypatch.setattr(Rows, "_find", cut)
+    assert app.AsyncResult(task_id).get(timeout=20) == 1
+    assert not cuts
+
+
+@pytest.mark.skipif(DRAINER != "gevent", reason="gevent alone has a pool of native threads")
+def test_pollers_share_their_native_threads(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gevent.threadpool import ThreadPool
+
+    def pools() -> int:
+        gc.collect()
+        return sum(isinstance(thing, ThreadPool) for thing in gc.get_objects())
+
+    monkeypatch.setattr(polled, "LINGER", 0.0)
+    counts = []
+    for _ in range(2):
+        app = make("sqlite")
+        for i in range(3):
+            assert app.AsyncResult(store(app, i)).get(timeout=20) == i
+            wait_until(lambda: not app.backend.result_consumer.connections, "its end")  # noqa: B023
+            counts.append(pools())
+    assert len(set(counts)) == 1
+
+
 @pytest.fixture
 def bounced(
     request: pytest.FixtureRequest, broker: RedisServer, postgres: PostgresServer
@@ -609,6 +650,24 @@ def locked(file: str | Path, seconds: float) -> Iterator[None]:
         assert locker.stdout is not None
         assert locker.stdout.readline() == "locked\n"
         yield
+
+
+def test_who_stores_gets_the_only_connection_of_a_pool(make: Callable[..., Celery]) -> None:
+    """As in a process of a prefork worker, where Celery has such a pool."""
+    options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 10}
+    app = make("postgres", database_engine_options=options, result_drainer_poll_max=0.05)
+    if not hasattr(app.backend, "session_manager"):
+        pytest.skip("this Celery has a pool for each query")
+    app.backend.session_manager.forked = True
+    task_id = uuid()
+    outcome = spawn_get(app.AsyncResult(task_id))
+    wait_until(lambda: app.backend.result_consumer.connections, "the first look")
+    first = app.backend.result_consumer.statistics().lookups
+    while app.backend.result_consumer.statistics().lookups < first + 30:
+        store(app)
+        time.sleep(0.02)  # as who stores does other things, too
+    store(app, 1, task_id=task_id)
+    wait_until(lambda: outcome == [1], "the result")
 
 
 @pytest.mark.parametrize("name", ["sqlite", "django-db"])

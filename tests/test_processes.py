@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from .conftest import Gunicorn, in_gunicorn
-from .green import wait_until
+from .green import MODE, wait_until
 from .program import run, run_fine
 from .rabbitmq import RabbitServer
 from .servers import RedisServer
@@ -30,6 +30,13 @@ def test_the_end_of_the_interpreter_is_silent(broker: RedisServer, results: Redi
     assert (script.returncode, script.stdout) == (0, "")
     assert script.stderr.count("\n") == 1
     assert "10 results that callbacks wait for" in script.stderr
+
+
+@pytest.mark.skipif(MODE != "eventlet", reason="the others' native threads have no hub")
+def test_the_end_waits_for_native_threads() -> None:
+    """The interpreter may crash where it goes while one has a hub."""
+    script = run("end_in_a_call")
+    assert (script.returncode, script.stdout, script.stderr) == (0, "over\n", "")
 
 
 #: With these settings, what is printed, and how long the end takes at least.

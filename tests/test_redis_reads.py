@@ -15,7 +15,18 @@ from celery.exceptions import TimeoutError
 from celery_green_drain.consumers import redis, redis_session
 
 from .conftest import Line
-from .green import DRAINER, GREEN, block, crowd, in_native_thread, size, spawn, wait_until
+from .green import (
+    DRAINER,
+    GREEN,
+    block,
+    crowd,
+    in_native_thread,
+    size,
+    spawn,
+    spawn_get,
+    wait_until,
+)
+from .proxy import proxied
 from .servers import RedisServer
 
 green_only = pytest.mark.skipif(not GREEN, reason="threads do not begin at once")
@@ -210,6 +221,25 @@ def test_answers_larger_than_redis_keeps_for_who_listens(make: Callable[..., Cel
         assert values == list(range(size(200, 50)))
     finally:
         server.end()
+
+
+def test_an_outage_in_the_middle_of_a_look_up_is_no_reason_for_another_connection(
+    make: Callable[..., Celery], store: Callable[..., str], results: RedisServer
+) -> None:
+    with proxied(results.port) as proxy:
+        app = make(results=results.url("web").replace(f":{results.port}/", f":{proxy.port}/"))
+        statistics = app.backend.result_consumer.statistics
+        assert app.AsyncResult(store(1)).get(timeout=20) == 1
+        before = statistics().connections
+        proxy.swallow()
+        looks = statistics().lookups
+        got = spawn_get(app.AsyncResult(store(2)))
+        wait_until(lambda: statistics().lookups > looks, "the look-up")
+        proxy.reset()
+        proxy.pass_on()
+        wait_until(lambda: got == [2], "the result")
+        assert statistics().connections == before
+        app.backend.result_consumer.stop()
 
 
 def test_many_notes_keep_nobody_from_running(app: Celery, store: Callable[..., str]) -> None:

@@ -812,6 +812,75 @@ def test_a_limit_of_connections_is_waited_out(
     wait_until(lambda: got == [0], "the result")
 
 
+def test_a_limit_of_channels_is_waited_out(
+    through: Callable[..., tuple[Celery, Proxy]],
+    rabbit: RabbitServer,
+) -> None:
+    app, proxy = through()
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    rabbit.control("set_user_limits", "guest", '{"max-channels": 1}')
+    try:
+        got = spawn_get(app.AsyncResult("limited"))
+        proxy.reset()
+        error = consumer(app).statistics
+        wait_until(lambda: "limit of (1)" in (error().last_error or ""), "a refused attempt")
+        assert got == []
+    finally:
+        rabbit.control("clear_user_limits", "guest", "max-channels")
+    wait_until(lambda: app.backend.result_consumer.connections, "a connection")
+    publish_results(app, rabbit, ["limited"])
+    wait_until(lambda: got == [0], "the result")
+
+
+def test_a_limit_of_queues_is_no_reason_for_another_queue(
+    through: Callable[..., tuple[Celery, Proxy]],
+    rabbit: RabbitServer,
+) -> None:
+    app, proxy = through()
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    name = consumer(app).queue_name
+    proxy.refuse()
+    with rabbit.connect() as connection, connection.channel() as channel:
+        channel.queue_delete(name)
+        rabbit.control("set_vhost_limits", "-p", "/", '{"max-queues": 1}')
+        try:
+            proxy.pass_on()
+            error = consumer(app).statistics
+            wait_until(lambda: "queue limit" in (error().last_error or ""), "a refused attempt")
+        finally:
+            rabbit.control("clear_vhost_limits", "-p", "/")
+    wait_until(lambda: consumer(app).connections, "the connection")
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    assert consumer(app).queue_name == name
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+def test_who_waits_is_told_where_the_loop_is_killed_in_its_farewell(app: Celery) -> None:
+    from greenlet import GreenletExit
+
+    def die(delete: bool) -> None:
+        raise GreenletExit
+
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    outcome = spawn_get(app.AsyncResult(uuid()))
+    wait_until(lambda: consumer(app).statistics().pending, "the wait")
+    consumer(app).session.leave = die
+    consumer(app).stop()
+    wait_until(lambda: outcome, "the end of the wait")
+    assert isinstance(outcome[0], DrainerStopped)
+    assert consumer(app).session is None
+    assert app.tasks["add"].delay(1, 2).get(timeout=5) == 3
+
+
+def test_what_is_here_is_had_after_the_drainer_was_stopped(app: Celery) -> None:
+    result = app.tasks["add"].delay(1, 2)
+    wait_until(result.ready, "the result")
+    consumer(app).stop()
+    again = [app.AsyncResult(result.id).get(timeout=5) for _ in range(10)]
+    assert again == [3] * 10
+    assert len(consumer(app).mailbox) == 0  # where nobody reads it
+
+
 def test_a_queue_that_cannot_be_declared_again_is_replaced(
     through: Callable[..., tuple[Celery, Proxy]],
     rabbit: RabbitServer,

@@ -16,7 +16,7 @@ import pytest
 from celery import Celery, uuid
 from celery.result import ResultSet
 
-from celery_green_drain import sse
+from celery_green_drain import DrainerWarning, sse
 
 from .green import GREEN, MODE, spawn, wait_until
 from .servers import Process, RedisServer, free_port
@@ -370,3 +370,13 @@ def test_a_thousand_clients(site: str, results: RedisServer) -> None:
     assert sum(map(len, streams)) > 4 * count
     assert max(most) == 1
     wait_until(lambda: not results.subscriptions("sse"), "the end of all subscriptions")
+
+
+@pytest.mark.usefixtures("django")
+def test_django_under_asgi_is_told(app: Celery) -> None:
+    from django.test import AsyncRequestFactory
+
+    request = AsyncRequestFactory().get("/")
+    with pytest.warns(DrainerWarning, match="is for WSGI"):
+        response = sse.django_response(request, app.AsyncResult(uuid()), timeout=0)
+    response.close()

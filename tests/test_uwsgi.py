@@ -9,7 +9,9 @@ from collections.abc import Callable
 from types import ModuleType
 
 import pytest
-from celery import Celery
+from celery import Celery, uuid
+
+from celery_green_drain import ResultNeverCame, exits
 
 from .children import has_ended
 from .green import wait_until
@@ -58,3 +60,22 @@ def test_a_hook_that_takes_the_place_of_ours_is_called_as_well(
     assert make().backend
     uwsgi.post_fork_hook()
     assert called == [True]
+
+
+def test_the_end_of_a_worker_waits_for_callbacks(
+    make: Callable[..., Celery],
+    uwsgi: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With gevent uWSGI calls nothing but this."""
+    others, given_up = [], []  # type: ignore[var-annotated]
+    uwsgi.atexit = lambda: others.append(True)  # type: ignore[attr-defined]
+    app = make(result_drainer_exit_timeout=0.1)
+    app.AsyncResult(uuid()).then(print, on_error=given_up.append)
+    wait_until(lambda: app.backend.result_consumer.statistics().pending, "the callback")
+    monkeypatch.setattr(exits, "_ended", 0)  # else once a process
+    uwsgi.atexit()
+    assert [type(error) for error in given_up] == [ResultNeverCame]
+    assert "The process ends, and 1 results" in caplog.text
+    assert others == [True]

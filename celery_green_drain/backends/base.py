@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
@@ -13,6 +12,7 @@ from celery.exceptions import ChordError, TimeoutError
 from celery.result import ResultSet
 
 from .. import forks
+from ..clock import monotonic
 from ..consumers.base import ResultConsumer
 from ..context import is_lost, know_running_tasks, without_task
 from ..drainers import check
@@ -316,7 +316,7 @@ class _Waiting:
         """
         if not (self._watched and isinstance(failure(node), ChordError)):
             return
-        until = time.monotonic() + CAUSE
+        until = monotonic() + CAUSE
         while self._watched:
             try:
                 arrival = self._wait.next(until)

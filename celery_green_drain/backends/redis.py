@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import select
-import time
 from functools import partial
 from queue import Empty
 from types import SimpleNamespace
@@ -13,8 +12,11 @@ from typing import Any
 import redis
 import redis.sentinel
 from celery.backends import redis as stock
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from .. import drainers
+from ..clock import monotonic
 from ..consumers.decoding import JSON, NOT_PLAIN, plain
 from ..consumers.redis import RedisResultConsumer
 from ..consumers.session import is_closed
@@ -47,14 +49,14 @@ class FreeConnections(Slots):
         # Asked each time, as the process may be patched after this.
         super().__init__(maxsize, lambda: drainers.fitting().own_signal())
         self._at_first = maxsize
-        self._moved = time.monotonic()
+        self._moved = monotonic()
 
     def put_nowait(self, thing: Any) -> None:
-        self._moved = time.monotonic()
+        self._moved = monotonic()
         super().put_nowait(thing)
 
     def overdue(self) -> None:
-        held = time.monotonic() - self._moved >= HELD
+        held = monotonic() - self._moved >= HELD
         if not held or not isinstance(self._at_first, AtFirst) or self.maxsize >= MOST:
             return
         if self.maxsize == self._at_first:
@@ -163,7 +165,24 @@ class BlockingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.Blocking
 
 
 class Sentinel(redis.sentinel.Sentinel):
-    """Makes such pools."""
+    """Makes such pools.
+
+    :param patience: seconds that each sentinel is waited for, once. Celery sets no limit, so that
+        redis-py before 8 would wait for a frozen one for ever. ``sentinel_kwargs`` count first.
+    """
+
+    def __init__(
+        self,
+        sentinels: Any,
+        min_other_sentinels: int = 0,
+        sentinel_kwargs: dict[str, Any] | None = None,
+        patience: float | None = None,
+        **connection_kwargs: Any,
+    ) -> None:
+        if patience is not None:
+            once = {"socket_timeout": patience, "retry": Retry(NoBackoff(), 0)}
+            sentinel_kwargs = {**once, **(sentinel_kwargs or {})}
+        super().__init__(sentinels, min_other_sentinels, sentinel_kwargs, **connection_kwargs)
 
     def master_for(self, service_name: str, *args: Any, **kwargs: Any) -> Any:
         kwargs.update(connection_pool_class=BlockingSentinelPool, **WAITING)
@@ -175,3 +194,6 @@ class SentinelBackend(RedisBackend, stock.SentinelBackend):
 
     #: In place of the module of redis-py, of which Celery uses this one name.
     sentinel = SimpleNamespace(Sentinel=Sentinel)
+
+    def drainer_pool(self, **params: Any) -> Any:
+        return super().drainer_pool(patience=params["socket_timeout"], **params)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -17,6 +16,7 @@ from amqp import spec
 from amqp.exceptions import AMQPError, RecoverableConnectionError
 
 from .. import forks
+from ..clock import monotonic
 from ..drainers.base import TURN
 from .deliveries import Deliveries
 from .replies import Replies, RpcSession
@@ -69,7 +69,7 @@ class AmqpSession(RpcSession):
             self._queue.consume(self._queue.name, callback=None, no_ack=False)
             self._mailbox.register(self._socket)
             opened.callback(self._mailbox.unregister, self._socket)
-            self._heard = self._said = time.monotonic()
+            self._heard = self._said = monotonic()
             self._opened = opened.pop_all()
 
     def __repr__(self) -> str:
@@ -93,16 +93,16 @@ class AmqpSession(RpcSession):
             if delete:
                 self._channel.queue_delete(self._queue.name, nowait=True)
             self._amqp.send_method(spec.Connection.Close, "BsBB", (0, "", 0, 0))
-            deadline = time.monotonic() + FAREWELL
-            while self._amqp.connected and time.monotonic() < deadline:
-                self.turn(deadline - time.monotonic())
+            deadline = monotonic() + FAREWELL
+            while self._amqp.connected and monotonic() < deadline:
+                self.turn(deadline - monotonic())
         self.close()
 
     def turn(self, timeout: float | None) -> None:
         ready = self._mailbox.wait(self._patience(timeout))
         if ready or self._held_back or self._is_silent():
             self._read()
-        self._look_after(time.monotonic())
+        self._look_after(monotonic())
         self._mailbox.look()  # others may have run, where a write had to wait
 
     # -- what arrives
@@ -113,7 +113,7 @@ class AmqpSession(RpcSession):
         self._more = data is not None and len(data) == CHUNK
         if data is None:
             return
-        self._heard = time.monotonic()
+        self._heard = monotonic()
         self._deliveries.feed(data)
         self._acknowledge()
 
@@ -146,7 +146,7 @@ class AmqpSession(RpcSession):
         """How long to wait for something to arrive, in seconds."""
         if self._held_back:
             return 0.0
-        now = time.monotonic()
+        now = monotonic()
         waits = [self._said + self._interval - now, self._heard + 3 * self._interval - now]
         return max(0.0, min(TURN if timeout is None else timeout, *waits))
 
@@ -158,7 +158,7 @@ class AmqpSession(RpcSession):
 
     def _is_silent(self) -> bool:
         """Whether nothing was read for too long: perhaps only as this greenlet could not run."""
-        return time.monotonic() - self._heard >= 3 * self._interval
+        return monotonic() - self._heard >= 3 * self._interval
 
     def _look_after(self, now: float) -> None:
         if self._is_silent():

@@ -17,6 +17,7 @@ from celery.utils.dispatch import Signal
 
 from .. import __version__, drainers, exits, forks, signals
 from ..addresses import result_address
+from ..clock import monotonic
 from ..drainers.base import Drainer
 from ..drainers.drained import Drained
 from ..drainers.mailbox import Mailbox
@@ -285,7 +286,7 @@ class ResultConsumer(Drained):
 
         For a loop that is connected: what has come during an outage is to be seen first.
         """
-        now = time.monotonic()
+        now = monotonic()
         if now - self._expired < OVERDUE:
             return
         self._expired = now
@@ -380,7 +381,7 @@ class ResultConsumer(Drained):
         quiet = 0
         while quiet < 2:  # as the loop may be just between a result and its callbacks
             quiet = 0 if condition() else quiet + 1
-            rest = deadline - time.monotonic()
+            rest = deadline - monotonic()
             if rest <= 0:
                 return
             while self._late:

@@ -12,7 +12,6 @@ alone for a while.
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 from celery import uuid
 
 from .. import drainers
+from ..clock import monotonic
 from ..pending import Meta
 from .reading import Reading
 
@@ -78,7 +78,7 @@ class GatheredReads:
                 return self._read_first(alone)
             if not self._consumer.backend.gathers:
                 return alone()
-            self._began = time.monotonic()
+            self._began = monotonic()
             self._greenlet = drainer.spawn_apart(self._run)
         reading = Reading(task_id, drainer.signal())
         self._gathered.append(reading)
@@ -110,12 +110,12 @@ class GatheredReads:
             # None was there, or it was killed before it ran.
             self._greenlet = None
         hangs = self._greenlet is not None and self._left <= 0
-        return None if hangs or time.monotonic() < self._paused else drainer
+        return None if hangs or monotonic() < self._paused else drainer
 
     @property
     def _left(self) -> float:
         """Seconds that the query under way may still take."""
-        return self._began + PATIENCE - time.monotonic()
+        return self._began + PATIENCE - monotonic()
 
     def _wait(self, reading: Reading) -> bool:
         """Wait for the answer; return whether there is one."""
@@ -135,7 +135,7 @@ class GatheredReads:
                 self._read_all(lookup)
         except Exception as exc:  # each is told by its own read, if that fails as well
             logger.debug("States can be read one by one only: %r", exc)
-            self._paused = time.monotonic() + PAUSE
+            self._paused = monotonic() + PAUSE
         finally:
             # Also where it is killed.
             self._greenlet = None
@@ -150,7 +150,7 @@ class GatheredReads:
                 self._asked.append(reading)
         if not self._asked:
             return
-        self._began = time.monotonic()
+        self._began = monotonic()
         try:
             found = dict(self._find(lookup, [reading.key for reading in self._asked]))
         except Exception:

@@ -16,6 +16,7 @@ from celery.exceptions import SecurityError
 from kombu.exceptions import SerializationError, SerializerNotInstalled
 from kombu.utils.encoding import bytes_to_str
 
+from ..clock import monotonic
 from ..copies import own_value
 from ..django import close_old_connections
 from ..internals import sqlalchemy_is_listened_to
@@ -104,6 +105,10 @@ class Lookup:
 
     #: Whether several calls of :meth:`find` may be under way at once.
     parallel = False
+
+    #: Whether the last call had no connection, or lost it, as far as can be told: what it raised
+    #: says nothing of what it looked for then.
+    lost = False
 
     def __init__(self, store: Any) -> None:
         self.store = store
@@ -263,7 +268,10 @@ def _roughly(task_id: str) -> str:
 
 
 class Rows(Lookup):
-    """For SQLAlchemy: one query, over one connection that is kept open for :data:`HELD` seconds."""
+    """For SQLAlchemy: one query, over one connection that is kept open for :data:`HELD` seconds.
+
+    Out of a pool it is taken for each look.
+    """
 
     #: Kept, as each new one of Celery's asks the server for its version and more.
     _engine: Any = None
@@ -281,22 +289,41 @@ class Rows(Lookup):
         )
 
     def find(self, task_ids: list[str]) -> list[Found]:
-        from sqlalchemy.orm import Session
-
-        if time.monotonic() - self._opened > HELD:
+        self.lost = True
+        if monotonic() - self._opened > HELD:
             self.close()
         if self._connection is None:
             self._connection = self._connect()
-            self._opened = time.monotonic()
-        task = self.store.task_cls
+            self._opened = monotonic()
+        self.lost = False
         try:
-            with Session(bind=self._connection) as session:
-                rows = session.query(task).filter(task.task_id.in_(task_ids)).all()
+            return self._find(task_ids)
         except Exception:
-            if self._connection.invalidated:  # it would connect anew by itself, without its options
+            self.lost = self._connection.invalidated
+            if self.lost:  # it would connect anew by itself, without its options
                 self.close()
             raise
+        finally:
+            if self._is_shared:
+                self.close()  # again, where it is lost: without effect
+
+    def _find(self, task_ids: list[str]) -> list[Found]:
+        from sqlalchemy.orm import Session
+
+        task = self.store.task_cls
+        with Session(bind=self._connection) as session:
+            rows = session.query(task).filter(task.task_id.in_(task_ids)).all()
         return [(each, partial(self._read_row, row)) for each, row in _asked_for(rows, task_ids)]
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether others wait for the connection, as in a process that Celery knows to be forked.
+
+        There it uses a pool, which keeps connections by itself and may be as small as one.
+        """
+        from sqlalchemy.pool import NullPool
+
+        return not isinstance(self._engine.pool, NullPool)
 
     def _connect(self) -> Any:
         if self._engine is None:

@@ -8,7 +8,6 @@ however many wait.
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from celery import uuid
 
 from .. import drainers
+from ..clock import monotonic
 from ..quoting import one_line
 from .base import ResultConsumer
 from .gathered import GatheredReads
@@ -96,7 +96,7 @@ class PolledResultConsumer(ResultConsumer):
 
     def on_wanted(self, task_id: str) -> None:
         self._fresh[task_id] = None
-        self._hurry(time.monotonic())
+        self._hurry(monotonic())
 
     def on_unwanted(self, task_id: str) -> None:
         self._fresh.pop(task_id, None)
@@ -110,11 +110,11 @@ class PolledResultConsumer(ResultConsumer):
         waits = [] if timeout is None else [timeout]
         if self.table and not (self._poller and self._poller.busy):
             due = min(self._due, self._fresh_due) if self._fresh else self._due
-            waits.append(due - time.monotonic())
+            waits.append(due - monotonic())
         return max(0.0, min(waits)) if waits else None
 
     def _look(self) -> None:
-        now, poller = time.monotonic(), self._poller
+        now, poller = monotonic(), self._poller
         if poller is not None and not poller.lives:
             # Killed before it ran, as by something that kills all greenlets there are.
             poller = self._poller = None
@@ -158,7 +158,7 @@ class PolledResultConsumer(ResultConsumer):
                 self.table.fail(self.table, error)
         else:
             self.expire()
-        now = time.monotonic()
+        now = monotonic()
         self._fresh_due = 2 * now - self._began
         if error is not None:
             self._due = now  # the loop waits by itself before it tries again
@@ -254,9 +254,10 @@ class Poller:
 
     def look(self, task_ids: list[str]) -> None:
         """Begin to look for *task_ids*. What is found goes to the loop."""
+        self._ask(task_ids)
+        # Not before: interrupted in between, it would be busy for ever.
         self.busy = True
         self._consumer.figures.lookups += 1
-        self._ask(task_ids)
 
     def close(self) -> None:
         """End, and close the connection, once the look under way is over."""
@@ -388,7 +389,9 @@ class Poller:
             return self._find(task_ids[:half]) + self._find(task_ids[half:])
         try:
             return self._look_up(task_ids)
-        except type(error):
+        except type(error) as exc:
+            if self._lookup.lost or isinstance(exc, (ConnectionError, TimeoutError)):
+                raise  # the store is gone again
             return [unreadable(task_ids[0], error)]
 
     def _look_up(self, task_ids: list[str]) -> list[Found]:

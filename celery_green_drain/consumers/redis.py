@@ -9,12 +9,14 @@ from celery.backends.base import BaseKeyValueStoreBackend
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    BusyLoadingError,
     ConnectionError,
     RedisError,
     ResponseError,
 )
 
 from .. import drainers, forks
+from ..clock import monotonic
 from ..drainers.base import Drainer
 from ..notices import Seldom
 from ..quoting import one_line
@@ -22,7 +24,7 @@ from .base import OutOfStep
 from .elsewhere import StoreCheck
 from .reading import Reading
 from .redis_session import NEVER, RedisSession, is_never
-from .resp import RESP3, NoPushes, NotReady, Unusable
+from .resp import RESP3, NoPushes, NotReady, Unusable, raise_if_later
 from .session import SessionConsumer
 
 __all__ = ("RedisResultConsumer",)
@@ -41,6 +43,7 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
 
     connection_errors = (RedisError, OutOfStep, OSError)
     refusals = (AuthenticationError, AuthorizationError, Unusable)
+    delays = (NotReady,)
 
     def _begin(self) -> None:
         super()._begin()
@@ -54,6 +57,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         self._complaints = Seldom()
         #: Whether one connection with RESP3 could not be opened, and two with RESP2 could.
         self._doubts = False
+        #: When one was lost in the middle of a look-up.
+        self._lost_looking = float("-inf")
         #: Before the id in all keys; empty: the backend makes them in a way of its own.
         self._prefix: bytes | None = None
         #: Reads that no session has taken so far.
@@ -113,10 +118,18 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             raise
         except (RedisError, OSError) as exc:
             if session is not None and session.is_looking_where_it_listens:
-                # Perhaps as the answer was larger than what Redis keeps for one that listens.
-                why = "the one was lost in the middle of a look-up"
-                self._do_without_resp3(why, exc, never=True)
+                self._suspect_the_answer(exc)
             raise
+
+    def _suspect_the_answer(self, exc: Exception) -> None:
+        """A look-up has ended with its connection: perhaps as Redis keeps less for who listens.
+
+        Twice within a heartbeat, or it was any outage.
+        """
+        before, self._lost_looking = self._lost_looking, monotonic()
+        if self._lost_looking - before < self.settings.heartbeat:
+            why = "the one was lost in the middle of a look-up twice"
+            self._do_without_resp3(why, exc, never=True)
 
     def _read(self, reading: Reading) -> None:
         if self.session is None:
@@ -154,7 +167,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         resp3 = resp3 and str(self.backend.connparams.get("protocol") or 3) == "3"
         try:
             session = RedisSession(self, resp3)
-        except ResponseError as exc:
+        except (ResponseError, BusyLoadingError) as exc:
+            raise_if_later(exc)
             if not resp3:
                 raise _unusable(exc) from exc
             # An unknown or a forbidden HELLO; or all else is refused as well.
@@ -165,7 +179,7 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             raise
         else:
             if resp3:
-                self._resp3 = True
+                self._resp3, self._doubts = True, False
             elif not self._try_resp3:
                 self._do_without_resp3("one with RESP3 was closed as it was opened", None)
         return session

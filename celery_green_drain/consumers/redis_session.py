@@ -18,7 +18,6 @@ refuses for good is done in another way, as stock Celery would do it.
 from __future__ import annotations
 
 import math
-import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +29,7 @@ from typing import Any, Protocol
 from celery import states
 from kombu.exceptions import DecodeError
 
+from ..clock import monotonic
 from ..drainers.mailbox import Mailbox
 from ..figures import Figures
 from ..pending import Meta
@@ -155,7 +155,7 @@ class RedisSession(Session):
         self._backlog = deque(self._table)
         self._reconciling: deque[str] = deque()
         #: When that was begun last, and when it is due.
-        self._reconciled = time.monotonic()
+        self._reconciled = monotonic()
         self._reconcile_at = self._reconciled + self._reconcile_interval
         #: The newest states on the way that have come in this turn: task id → what tells it.
         self._newest: dict[str, bytes] = {}
@@ -224,9 +224,9 @@ class RedisSession(Session):
 
     def turn(self, timeout: float | None) -> None:
         self._send()
-        patience, left = self._patience(timeout), time.monotonic()
+        patience, left = self._patience(timeout), monotonic()
         ready = self._mailbox.wait(patience, any(link.busy for link in self.links))
-        now, unwanted = time.monotonic(), len(self._unwanted)
+        now, unwanted = monotonic(), len(self._unwanted)
         limit, until = BATCH, now + SLICE
         if not patience:
             limit = max(limit, int((now - left) * RATE))
@@ -241,13 +241,13 @@ class RedisSession(Session):
         if self._newest:
             self._tell_newest()
         self._hand_over(limit, until)
-        self._look_after(time.monotonic())
+        self._look_after(monotonic())
 
     def _patience(self, timeout: float | None) -> float:
         """How long to wait for something to arrive, in seconds."""
         if self._found or any(link.more for link in self.links):
             return 0.0
-        now = time.monotonic()
+        now = monotonic()
         waits = [link.due(self._heartbeat) - now for link in self.links]
         if timeout is not None:
             waits.append(timeout)
@@ -272,7 +272,7 @@ class RedisSession(Session):
         self._refusals.pop(channel, None)
         if channel in self._subscribed:
             if not self._unwanted:
-                self._left_at = time.monotonic()
+                self._left_at = monotonic()
             self._unwanted[channel] = None
 
     def read(self, reading: Reading) -> None:
@@ -325,7 +325,7 @@ class RedisSession(Session):
 
     def _subscriptions(self) -> list[Command]:
         # While a SUBSCRIBE is under way further ids gather for a moment: that batches them.
-        now = time.monotonic()
+        now = monotonic()
         gathering = self._under_way["SUBSCRIBE"] and now - self._subscribed_at < GATHER
         if gathering or self._is_full("SUBSCRIBE"):
             return []
@@ -361,7 +361,7 @@ class RedisSession(Session):
 
         :param subscribing: whether something is sent anyway.
         """
-        now = time.monotonic()
+        now = monotonic()
         if subscribing and not self.pubsub.busy:
             return True
         if now < self._quiet_at:
@@ -421,7 +421,7 @@ class RedisSession(Session):
         if not self._check.begun:
             self._check.begin(task_id)
         if not self._unwanted:
-            self._left_at = time.monotonic()
+            self._left_at = monotonic()
         self._unwanted[channel] = None
         return True
 
@@ -563,7 +563,7 @@ class RedisSession(Session):
         return since < self._reconciled
 
     def _complain(self, error: Exception) -> None:
-        self._reconcile_at = min(self._reconcile_at, time.monotonic() + AGAIN)
+        self._reconcile_at = min(self._reconcile_at, monotonic() + AGAIN)
         self._consumer.complain(error)
 
     def _on_nothing(self, key: bytes, task_id: str, readings: Readings) -> None:
@@ -586,7 +586,7 @@ class RedisSession(Session):
         """Hand over stored states that have come: some now, the rest in the next turns."""
         held: Held = []
         for _ in range(limit):
-            if not self._found or time.monotonic() > until:
+            if not self._found or monotonic() > until:
                 break
             key, task_id, value = self._found.popleft()
             decode = partial(self._decode, task_id, value)

@@ -8,7 +8,6 @@ can do nothing else.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
+    BusyLoadingError,
     ClusterDownError,
     ConnectionError,
     InvalidResponse,
@@ -27,6 +27,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from ..clock import monotonic
 from ..internals import redis_socket
 from .base import OutOfStep
 from .reading import Reading
@@ -47,6 +48,7 @@ __all__ = (
     "Readings",
     "Unusable",
     "drainer_params",
+    "raise_if_later",
 )
 
 #: The class of what Redis sends unasked for with RESP3; hiredis before 3.2 has none.
@@ -191,7 +193,7 @@ class Link:
         #: What was read and the parser does not have so far.
         self._rest = NOTHING
         #: When bytes arrived last, a whole response, and an answer to a command.
-        self._heard = self._parsed = self._answered = time.monotonic()
+        self._heard = self._parsed = self._answered = monotonic()
 
     def __repr__(self) -> str:
         protocol = "RESP3" if self._resp3 else "RESP2"
@@ -210,7 +212,7 @@ class Link:
         packed = self._connection.pack_commands(
             [(command.name, *command.keys) for command in commands]
         )
-        now = time.monotonic()
+        now = monotonic()
         for command in commands:
             command.sent = now
             self.under_way.append(command)
@@ -228,7 +230,7 @@ class Link:
         :raises OutOfStep: where something comes that nothing asked for.
         :raises NoPushes: where it would be in step with RESP2.
         """
-        self._heard = time.monotonic()
+        self._heard = monotonic()
         push, resp3 = self._push, self._resp3
         self.more = self.busy = True
         idle = limit - MUCH
@@ -244,7 +246,7 @@ class Link:
                     else:
                         self._handle_confirmation(response)
                     limit -= 1 if result else LIGHT
-                    if limit <= 0 or time.monotonic() > until:
+                    if limit <= 0 or monotonic() > until:
                         return
         except (RedisError, OSError) as exc:
             if not nothing_there(exc):
@@ -318,7 +320,7 @@ class Link:
 
     def take_for_alive(self) -> None:
         """Nobody may ask whether it lives, so the end of the connection is all that tells."""
-        self._heard = time.monotonic()
+        self._heard = monotonic()
 
     def due(self, heartbeat: float) -> float:
         """When :meth:`check` has something to say."""
@@ -376,8 +378,19 @@ def _hiredis_reader() -> Any:
 def _raise_for_all(error: Exception) -> None:
     """Raise *error* if it concerns the whole connection, and not one command."""
     text = str(error)
-    word = text.partition(" ")[0]
-    if word in CREDENTIALS or isinstance(error, AuthenticationError):
+    if _word(error) in CREDENTIALS or isinstance(error, AuthenticationError):
         raise AuthenticationError(text)
-    if word in LATER or isinstance(error, NOT_READY):
+    if isinstance(error, NOT_READY):
         raise NotReady(text)
+    raise_if_later(error)
+
+
+def raise_if_later(error: Exception) -> None:
+    """Raise :exc:`NotReady` if *error* is of a server that will answer later."""
+    if _word(error) in LATER or isinstance(error, BusyLoadingError):
+        raise NotReady(str(error)) from error
+
+
+def _word(error: Exception) -> str:
+    """The first word, which is the kind of the error to Redis."""
+    return str(error).partition(" ")[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import math
-import time
+import re
 import weakref
 from typing import Any
 from uuid import uuid4
@@ -19,7 +19,8 @@ from celery.signals import worker_process_shutdown
 from kombu.compression import decompress
 from kombu.exceptions import DecodeError, KombuError
 
-from .. import exits
+from .. import exits, forks
+from ..clock import monotonic
 from ..copies import Own
 from ..drainers.base import Drainer
 from ..internals import as_text
@@ -48,6 +49,9 @@ DAY = 24 * 3600
 #: What a broker answers where a queue cannot be declared again: its node is away, or queues of that
 #: name are to be of another kind by now.
 UNDECLARABLE = (NotFound, PreconditionFailed)
+
+#: Where RabbitMQ allows no more connections, channels, or queues.
+LIMIT = re.compile(r"\blimit\b.*\(\d+\)")
 
 #: Seconds that the end of the process may be held up by, to delete the queues of all its apps.
 FAREWELL = 2.0
@@ -118,7 +122,7 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
             self.take_another_queue(name, exc)
             raise
         except NotAllowed as exc:
-            if "connection limit (" in str(exc):  # there may be room for one soon
+            if LIMIT.search(str(exc)):  # there may be room for one soon
                 raise ConnectionError(str(exc)) from exc
             raise
         self._consumed = name
@@ -130,7 +134,7 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
 
         Results that were to come over it are lost.
         """
-        if name != self.queue_name:
+        if name != self.queue_name or LIMIT.search(str(error)):  # another one is beyond that, too
             return
         self.queue_name = str(uuid4())
         self.declared.clear()
@@ -206,12 +210,13 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         except Exception as exc:
             pending.fail(exc)
         else:
-            self.buffer.note_got(pending.task_id)
-            self.mailbox.post(self._got, {"status": meta["status"]})
+            if self.drainer.running:  # else nobody would ever read it
+                self.buffer.note_got(pending.task_id)
+                self.mailbox.post(self._got, {"status": meta["status"]})
             pending.resolve(meta, lambda: self.decode(payload))
 
     def _got(self, meta: Meta) -> None:
-        self.figures.result(meta, time.monotonic())
+        self.figures.result(meta, monotonic())
         self.buffer.mark_read()
 
     def on_wanted(self, task_id: str) -> None:
@@ -241,17 +246,25 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
 
     def on_drainer_end(self, stopped: bool) -> None:
         session = self.session
-        if stopped and session is not None:
-            # Who waits may do so again later, and the answer may come meanwhile.
-            still_wanted = self.backend is not None and (len(self.table) > 0 or self.mailbox.asked)
-            delete = self._leaving or not still_wanted
-            if delete:
-                self.declared.clear()
-            session.leave(delete)
-        if self._leaving:
-            self.session = None
-        else:
-            super().on_drainer_end(stopped)
+        try:
+            if stopped and session is not None:
+                self._say_farewell(session)
+        finally:
+            forks.notice()
+            # In a child that was forked meanwhile this is the parent's, and there is none.
+            if self.session is session:
+                if self._leaving:
+                    self.session = None
+                else:
+                    super().on_drainer_end(stopped)
+
+    def _say_farewell(self, session: RpcSession) -> None:
+        # Who waits may do so again later, and the answer may come meanwhile.
+        still_wanted = self.backend is not None and (len(self.table) > 0 or self.mailbox.asked)
+        delete = self._leaving or not still_wanted
+        if delete:
+            self.declared.clear()
+        session.leave(delete)
 
     def leave(self) -> Drainer | None:
         """The process ends: have the queue deleted. Return the drainer that does it."""
@@ -276,7 +289,7 @@ _leavers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
 @worker_process_shutdown.connect(weak=False)
 def _leave(**kwargs: Any) -> None:
     exits.finish()  # which results may still come for
-    deadline = time.monotonic() + FAREWELL
+    deadline = monotonic() + FAREWELL
     for drainer in [consumer.leave() for consumer in list(_leavers)]:
         if drainer is not None:
-            drainer.stop(max(0.0, deadline - time.monotonic()))
+            drainer.stop(max(0.0, deadline - monotonic()))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import socket
 import ssl
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
 
 from .. import forks
+from ..clock import monotonic
 from .base import ResultConsumer
 
 __all__ = ("Session", "SessionConsumer", "is_closed", "not_blocking", "nothing_there")
+
+#: Seconds after which a connection has mostly brought what was waiting for it.
+SETTLED = 2.0
 
 
 class Session(ABC):
@@ -62,11 +65,11 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
             if session is None:
                 self.session = self.open_session()
                 self.figures.connected()
-                self._opened = time.monotonic()
+                self._opened = monotonic()
                 self.mailbox.look()
             else:
                 session.turn(timeout)
-                if time.monotonic() - self._opened > self.settings.heartbeat:
+                if monotonic() - self._opened > min(SETTLED, self.settings.heartbeat):
                     self.expire()
         except BaseException as exc:
             forks.notice()

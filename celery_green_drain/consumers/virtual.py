@@ -7,7 +7,6 @@ afterwards would save nothing, and cost two commands.
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import kombu
 from kombu.utils.eventio import READ
 
+from ..clock import monotonic
 from ..drainers.mailbox import Mailbox
 from .replies import Replies, Reply, RpcSession
 
@@ -88,7 +88,7 @@ class VirtualSession(RpcSession):
     def turn(self, timeout: float | None) -> None:
         waits = [wait for wait in (timeout, self._pause) if wait is not None]
         if self._mailbox.wait(0 if self._read() else min(waits, default=None)):
-            self._poller.heard = time.monotonic()  # where the process stood still, it is read late
+            self._poller.heard = monotonic()  # where the process stood still, it is read late
         if self._is_silent:
             self._read()  # perhaps only as this greenlet could not run, and there is something
             if self._is_silent:
@@ -97,7 +97,7 @@ class VirtualSession(RpcSession):
     @property
     def _is_silent(self) -> bool:
         """Whether a broker that can tell has told nothing for too long."""
-        return self._pause is None and time.monotonic() - self._poller.heard > self._silence
+        return self._pause is None and monotonic() - self._poller.heard > self._silence
 
     def _read(self) -> bool:
         """Handle what is there, up to a limit; return whether there may be more."""
@@ -128,7 +128,7 @@ class KombuPoller:
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
         self._sources: set[Any] = set()
-        self.heard = time.monotonic()
+        self.heard = monotonic()
 
     def register(self, source: Any, events: int) -> None:
         self.unregister(source)
@@ -142,7 +142,7 @@ class KombuPoller:
     def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
         ready = self._mailbox.wait(0)
         if ready:
-            self.heard = time.monotonic()
+            self.heard = monotonic()
         return [(source if isinstance(source, int) else source.fileno(), READ) for source in ready]
 
     def close(self) -> None:

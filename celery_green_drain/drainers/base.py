@@ -11,7 +11,6 @@ import logging
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from celery.backends import asynchronous
 
 from .. import forks
+from ..clock import monotonic
 from .drained import drained
 from .library import Lanes, Library, Outcome, Signal
 from .mailbox import Abandoned, Mailbox
@@ -141,7 +141,7 @@ class Drainer(Library, asynchronous.Drainer):
     def _start(self) -> bool:
         """Do so; return whether one was killed before it ran."""
         forks.notice()
-        if self._retired or self._life is Life.ABANDONED or self.running:
+        if self._retired or self._abandoned or self.running:
             return False
         with self._lock:
             # Of a loop that has not begun, as the caller has interrupted who was about to start it
@@ -200,7 +200,7 @@ class Drainer(Library, asynchronous.Drainer):
 
     def abandon(self) -> None:
         """Forget the loop without touching what it holds: it belongs to the process that forked."""
-        if self._life is Life.ABANDONED:
+        if self._abandoned:
             return
         self._life = Life.ABANDONED
         self.mailbox.abandon()
@@ -249,7 +249,7 @@ class Drainer(Library, asynchronous.Drainer):
                 self._failed(exc, connected)
             return
         if self._works_since is None and self.drained.connected:
-            self._works_since = time.monotonic()
+            self._works_since = monotonic()
         if not self.outage.over and self.drained.connected:
             attempts, seconds = self.outage.failures, self.outage.held()
             if seconds is not None:
@@ -260,7 +260,7 @@ class Drainer(Library, asynchronous.Drainer):
     def _failed(self, exc: Exception, connected: bool) -> None:
         refused = isinstance(exc, self.drained.refusals)
         expected = isinstance(exc, self.drained.connection_errors)
-        first, now = self.outage.over, time.monotonic()
+        first, now = self.outage.over, monotonic()
         held = 0.0 if self._works_since is None else now - self._works_since
         self._works_since = None
         lasted = held >= LASTED
@@ -271,10 +271,12 @@ class Drainer(Library, asynchronous.Drainer):
             pause = max(0.0, min(self.backoff.pause(self.outage.failures), OFTEN) - held)
         else:
             pause = self.backoff.pause(self.outage.attempts)
-        until = now + (min(pause, REFUSED) if refused else pause)
+        if refused or isinstance(exc, self.drained.delays):
+            pause = min(pause, REFUSED)
+        until = now + pause
         # Notes are read meanwhile: much of what they ask for needs no connection.
-        while not self._ending and time.monotonic() < until:
-            self._rest(until - time.monotonic())
+        while not self._ending and monotonic() < until:
+            self._rest(until - monotonic())
             self.mailbox.read()
 
     def _rest(self, seconds: float) -> None:
@@ -284,24 +286,35 @@ class Drainer(Library, asynchronous.Drainer):
             # As the turn before: where there are no files left, there is none to sleep on.
             self.sleep(max(0.0, min(seconds, REST)))
 
+    @property
+    def _abandoned(self) -> bool:
+        return self._life is Life.ABANDONED
+
     def _finish(self) -> None:
         forks.notice()  # something else may have ended the copy of a loop in a child
-        if self._life is Life.ABANDONED:
+        if self._abandoned:
             return
         ended, stopped = self._ended, self._ending
         try:
             self.drained.on_drainer_end(stopped=stopped)
+        except Abandoned:
+            self.abandon()  # also where the consumer is none of ours
         finally:
-            self.mailbox.close()
-            # Not before, or what is still done in this loop would start the next one.
-            self._life = Life.IDLE
-            if not stopped and not sys.is_finalizing():
-                logger.warning(KILLED)
-                self.start()
-            elif self.mailbox.asked:
-                self.start()  # by another thread, just now
-            ended.set()
-            self._turned.set()
+            forks.notice()  # in a child that was forked in the middle of that
+            if not self._abandoned:
+                self._ended_here(ended, stopped)
+
+    def _ended_here(self, ended: _Broadcast, stopped: bool) -> None:
+        self.mailbox.close()
+        # Not before, or what is still done in this loop would start the next one.
+        self._life = Life.IDLE
+        if not stopped and not sys.is_finalizing():
+            logger.warning(KILLED)
+            self.start()
+        elif self.mailbox.asked:
+            self.start()  # by another thread, just now
+        ended.set()
+        self._turned.set()
 
     def _settle(self) -> None:
         """Choose where the loop is to live, before it is spawned."""
@@ -329,11 +342,11 @@ class Drainer(Library, asynchronous.Drainer):
         :param interval: seconds a turn may take before ``on_interval`` is called all the same.
         :raises socket.timeout: when *timeout* seconds have passed first.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         while not p.ready:
             rest = interval
             if deadline is not None:
-                rest = min(interval, deadline - time.monotonic())
+                rest = min(interval, deadline - monotonic())
                 if rest <= 0:
                     raise socket.timeout()
             self.wait_for(p, wait, timeout=rest)

@@ -20,6 +20,9 @@ class Drained(ABC):
     #: Errors that no new attempt will mend.
     refusals: tuple[type[Exception], ...] = ()
 
+    #: Those by which it says that it will answer later: it is asked again soon.
+    delays: tuple[type[Exception], ...] = ()
+
     @property
     def connected(self) -> bool:
         """Whether a turn that raised nothing shows that the connection works."""

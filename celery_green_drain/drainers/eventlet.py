@@ -15,6 +15,7 @@ from eventlet.green.select import select
 from eventlet.green.selectors import SelectSelector
 from eventlet.greenthread import GreenThread
 
+from .. import exits
 from ..internals import eventlet_hub
 from .base import TURN, Drainer
 from .callbacks import CallbackRunner
@@ -135,7 +136,9 @@ def _in_thread(function: Callable[[], Outcome]) -> Outcome:
         _end_hub()
 
     with closing(receiver):
-        _native.Thread(target=run, daemon=True, name="celery_green_drain store").start()
+        thread = _native.Thread(target=run, daemon=True, name="celery_green_drain store")
+        thread.start()
+        exits.register_thread(thread)
         while not outcomes:
             # In turns, as a child that is done with its copy of the hub makes this one deaf.
             select([receiver], [], [], TURN)

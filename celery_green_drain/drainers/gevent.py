@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import selectors
 from collections.abc import Callable
 from typing import Any
@@ -25,8 +26,12 @@ __all__ = ("GeventDrainer",)
 #: Callbacks after which gevent looks how long it has been at them: 50 with libev.
 CALLBACKS = 100
 
-#: Seconds until a native thread that has nothing to do ends.
-IDLE = 60
+#: Seconds until a native thread that has nothing to do ends; and most of them: more than are let
+#: in, as a call goes on whose caller was killed.
+IDLE, THREADS = 60, 1000
+
+#: Process → its native threads.
+_thread_pools: dict[int, ThreadPool] = {}
 
 
 @register_drainer("gevent")
@@ -105,15 +110,11 @@ class GeventDrainer(Drainer):
         lanes = super().lanes(limit)
         if not native:
             return lanes
-        pools: list[ThreadPool] = []
 
         def call(function: Callable[..., Any], *args: Any) -> Any:
             if not cls.at_home():
                 return function(*args)  # in a native thread already
-            if not pools:
-                # Larger than what is let in, as a call goes on whose caller was killed.
-                pools.append(ThreadPool(2 * limit, idle_task_timeout=IDLE))
-            outcome: Outcome = lanes(pools[0].apply, in_context(function, args))
+            outcome: Outcome = lanes(_thread_pool().apply, in_context(function, args))
             return outcome.get()
 
         return call
@@ -152,6 +153,17 @@ class GeventDrainer(Drainer):
             hubs = (thing for thing in gc.get_objects() if isinstance(thing, Hub))
             hub = next((other for other in hubs if other.main_hub and other.loop), hub)
         self._hub = hub
+
+
+def _thread_pool() -> ThreadPool:
+    """The native threads of this process, for all that has lanes.
+
+    One, as gevent keeps for ever what has had a thread. In a child of a fork it is another.
+    """
+    pid = os.getpid()
+    if pid not in _thread_pools:
+        _thread_pools[pid] = ThreadPool(THREADS, idle_task_timeout=IDLE)
+    return _thread_pools[pid]
 
 
 def _nothing() -> None:

@@ -9,12 +9,12 @@ import os
 import selectors
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+from ..clock import monotonic
 from .library import Library
 
 __all__ = ("Abandoned", "Mailbox", "Source")
@@ -144,7 +144,7 @@ class Mailbox:
                 function(*args)
             except Exception:
                 _log_failure(function, args)
-        while self._later and self._later[0][0] <= time.monotonic():
+        while self._later and self._later[0][0] <= monotonic():
             _, _, function, later = heapq.heappop(self._later)
             try:
                 function(*later)
@@ -153,7 +153,7 @@ class Mailbox:
 
     def later(self, seconds: float, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args)`` called in the turn that is due in *seconds*."""
-        due = time.monotonic() + seconds
+        due = monotonic() + seconds
         heapq.heappush(self._later, (due, next(self._numbers), function, args))
 
     def wait(self, timeout: float | None = None, busy: bool = False) -> list[Source]:
@@ -168,7 +168,7 @@ class Mailbox:
         if busy or (timeout is not None and timeout <= 0):
             self._library.see_to_sockets()
         if self._later:
-            rest = self._later[0][0] - time.monotonic()
+            rest = self._later[0][0] - monotonic()
             timeout = rest if timeout is None else min(timeout, rest)
         if self._notes:
             timeout = 0

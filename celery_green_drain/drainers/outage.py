@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..clock import monotonic
 from ..notices import Seldom
 from ..quoting import one_line
 
@@ -59,7 +59,7 @@ class Outage:
         self.error: str | None = None
         self._kinds: set[str] = set()
         self._lines = Seldom()
-        self._lost_at = time.monotonic()
+        self._lost_at = monotonic()
         self._back_at: float | None = None
 
     def __repr__(self) -> str:
@@ -77,7 +77,7 @@ class Outage:
         :param refused: whether the server has refused us.
         :param lasted: whether the connection has been of use meanwhile.
         """
-        now = time.monotonic()
+        now = monotonic()
         if not self.failures:
             self._lost_at = now
         self.failures += 1
@@ -112,7 +112,7 @@ class Outage:
 
     def held(self) -> float | None:
         """The connection works. If that lasts, the outage is over: return its seconds."""
-        now = time.monotonic()
+        now = monotonic()
         if self._back_at is None:
             self._back_at = now
         if now - self._back_at < STEADY:

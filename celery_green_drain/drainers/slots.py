@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, Full
 from typing import Any
 
+from ..clock import monotonic
 from .signal import Signal
 
 __all__ = ("PATIENCE", "Slots")
@@ -72,7 +72,7 @@ class Slots:
                 pass  # another thread was faster
         if not block:
             raise Empty
-        return self._wait(None if timeout is None else time.monotonic() + timeout)
+        return self._wait(None if timeout is None else monotonic() + timeout)
 
     @property
     def _left(self) -> bool:
@@ -88,7 +88,7 @@ class Slots:
                 if self._left:
                     self._call_next()  # it came back just before
                 while not signal.ready:
-                    left = PIECE if deadline is None else deadline - time.monotonic()
+                    left = PIECE if deadline is None else deadline - monotonic()
                     if left <= 0:
                         raise Empty
                     if not signal.wait(min(left, PIECE)):
