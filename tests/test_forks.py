@@ -130,7 +130,6 @@ def test_while_the_loop_says_farewell(make: Callable[..., Celery], rabbit: Rabbi
     if pid == 0:
         os._exit(drainer.running)
     assert os.waitpid(pid, 0)[1] == 0
-    wait_until(lambda: consumer.session not in (None, session), "the next connection")
 
 
 @pytest.mark.parametrize("how", FORKS)

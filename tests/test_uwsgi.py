@@ -74,7 +74,8 @@ def test_the_end_of_a_worker_waits_for_callbacks(
     app = make(result_drainer_exit_timeout=0.1)
     app.AsyncResult(uuid()).then(print, on_error=given_up.append)
     wait_until(lambda: app.backend.result_consumer.statistics().pending, "the callback")
-    monkeypatch.setattr(exits, "_ended", 0)  # else once a process
+    monkeypatch.setattr(exits, "_ended", 0)  # else once a process, and for all that there are
+    monkeypatch.setattr(exits, "_ending", {app.backend.result_consumer})
     uwsgi.atexit()
     assert [type(error) for error in given_up] == [ResultNeverCame]
     assert "The process ends, and 1 results" in caplog.text
