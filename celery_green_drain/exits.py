@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 import weakref
 from typing import Protocol
 
@@ -25,12 +26,19 @@ logger = logging.getLogger(__name__)
 #: Seconds that callbacks have to end which are told that their result will not come.
 GRACE = 1.0
 
+#: Seconds between two looks whether somebody else is through with it.
+LOOK = 0.02
+
 
 class Ending(Protocol):
     """Something with callbacks that the end of the process is to wait for."""
 
     #: Seconds to wait at most; 0: do not wait.
     exit_timeout: float
+
+    @property
+    def calls_to_come(self) -> bool:
+        """Whether callbacks are pending."""
 
     def wait_for_callbacks(self, deadline: float) -> None:
         """Wait until none is pending or under way, but not after *deadline*."""
@@ -65,25 +73,47 @@ def register_thread(thread: threading.Thread) -> None:
     _threads.add(thread)
 
 
-#: The process that has ended by now: its child may go on.
+#: The process that has ended by now, as far as is known. Its child may go on, and itself as well.
 _ended = 0
+
+#: Processes in whose end somebody waits just now, and until when at most.
+_under_way: dict[int, float] = {}
 
 
 # For a prefork worker's processes as well, which end without Python's hooks.
 @atexit.register
 @worker_process_shutdown.connect(weak=False)
 def finish(**kwargs: object) -> None:
-    """Wait for the callbacks of all apps together, and give up what is left. Once a process.
+    """Wait for the callbacks of all apps together, and give up what is left.
 
     It happens by itself where Python, Celery or uWSGI ends the process. For servers that end it
     otherwise: to be called last, and not in the thread of an event loop. It takes as long as
-    ``result_drainer_exit_timeout`` says, and a second more at most.
+    ``result_drainer_exit_timeout`` says, and two seconds more at most. Without effect where it was
+    called before, and no callback is pending.
     """
     global _ended
-    if _ended == os.getpid():
+    process, all_of_them, begun = os.getpid(), list(_ending), monotonic()
+    if process in _under_way:
+        _wait_for_another(process)
         return
-    _ended = os.getpid()
-    all_of_them, begun = list(_ending), monotonic()
+    if _ended == process and not any(each.calls_to_come for each in all_of_them):
+        return
+    _ended = process
+    timeouts = [each.exit_timeout for each in all_of_them]
+    _under_way[process] = begun + max(timeouts, default=0.0) + 2 * GRACE
+    try:
+        _finish(all_of_them, begun)
+    finally:
+        del _under_way[process]
+
+
+def _wait_for_another(process: int) -> None:
+    """As uWSGI with gevent may call from two greenlets, and ends when the second one returns."""
+    while monotonic() < _under_way.get(process, 0.0):
+        time.sleep(LOOK)
+
+
+def _finish(all_of_them: list[Ending], begun: float) -> None:
     for each in all_of_them:
         each.wait_for_callbacks(begun + each.exit_timeout)
     for each in all_of_them:
@@ -102,5 +132,6 @@ def finish(**kwargs: object) -> None:
         )
     if unfinished:
         logger.warning("The process ends in the middle of callbacks.")
+    until = monotonic() + GRACE
     for thread in list(_threads):
         thread.join(max(0.0, until - monotonic()))

@@ -273,7 +273,7 @@ class InboxWait(Wait):
         if not self._skipped:
             logger.warning(
                 "on_message is slower than the states of task %s come: %d wait for it, and it is "
-                "not called for further ones until it has caught up.",
+                "not called for further ones while there is no more room.",
                 quoted(pending.task_id),
                 INBOX,
             )

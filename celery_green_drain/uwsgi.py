@@ -25,8 +25,11 @@ class _Hook:
     """*function*, and then what uWSGI called before, such as the functions of its ``@postfork``."""
 
     def __init__(self, function: Callable[[], object], other: Callable[[], object] | None) -> None:
-        self._functions = [function] if other is None else [function, other]
+        self._function, self._other = function, other
 
     def __call__(self) -> None:
-        for function in self._functions:
-            function()
+        try:
+            self._function()
+        finally:
+            if self._other is not None:
+                self._other()

@@ -124,7 +124,7 @@ def test_while_the_loop_says_farewell(make: Callable[..., Celery], rabbit: Rabbi
 
     session.leave = leave_slowly
     spawn(consumer.stop)
-    farewell.wait()
+    assert farewell.wait(20)
     app.AsyncResult(uuid()).then(print)
     pid = os.fork()
     if pid == 0:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import celery.exceptions
 import freezegun
 import pytest
 from celery import Celery, uuid
 
+import celery_green_drain
 from celery_green_drain.signals import connection_lost
 
 from .conftest import Line
-from .green import spawn_get, wait_until
+from .green import spawn, spawn_get, wait_until
 
 
 @pytest.fixture
@@ -39,11 +41,28 @@ def test_a_store_is_looked_at_again(make: Callable[..., Celery], tmp_path: Path)
 
 
 def test_a_timeout_comes(app: Celery) -> None:
+    outcome: list[Any] = []
     over = threading.Event()
+
+    def wait() -> None:
+        try:
+            app.AsyncResult(uuid()).get(timeout=0.5)
+        except celery.exceptions.TimeoutError as exc:
+            outcome.append(exc)
+        over.set()
+
     with freezegun.freeze_time("2026-01-01"):
-        outcome = spawn_get(app.AsyncResult(uuid()), timeout=0.5)
-        over.wait(2)
-    assert isinstance(outcome[0], celery.exceptions.TimeoutError)
+        spawn(wait)
+        assert over.wait(20)
+    assert len(outcome) == 1
+
+
+def test_ages_are_told(app: Celery) -> None:
+    app.AsyncResult(uuid()).then(print)
+    wait_until(lambda: app.backend.result_consumer.statistics().pending, "the callback")
+    with freezegun.freeze_time("2026-01-01"):
+        (pending,) = celery_green_drain.report(app)["pending"]
+        assert 0 <= pending["age"] < 100
 
 
 def test_an_outage_lasts_no_longer(line: Line, lost: Callable[[], bool]) -> None:

@@ -230,7 +230,8 @@ def test_an_outage_in_the_middle_of_a_look_up_is_no_reason_for_another_connectio
         app = make(results=results.url("web").replace(f":{results.port}/", f":{proxy.port}/"))
         statistics = app.backend.result_consumer.statistics
         assert app.AsyncResult(store(1)).get(timeout=20) == 1
-        before = statistics().connections
+        if statistics().connections != 1:
+            pytest.skip("without RESP3 there are two anyway")
         proxy.swallow()
         looks = statistics().lookups
         got = spawn_get(app.AsyncResult(store(2)))
@@ -238,7 +239,7 @@ def test_an_outage_in_the_middle_of_a_look_up_is_no_reason_for_another_connectio
         proxy.reset()
         proxy.pass_on()
         wait_until(lambda: got == [2], "the result")
-        assert statistics().connections == before
+        assert statistics().connections == 1
         app.backend.result_consumer.stop()
 
 

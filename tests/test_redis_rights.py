@@ -229,6 +229,8 @@ def test_a_look_that_fails_is_repeated(
         ids = [uuid() for _ in range(5)]
         outcomes = [spawn_get(app.AsyncResult(task_id)) for task_id in ids]
         wait_until(lambda: subscribed(guarded, ids), "the subscriptions")
+        # Answered in order, so all first looks are answered by then.
+        assert app.AsyncResult(keep(2)).get(timeout=20) == 2
         proxy.spoil()
         if again == "reconnect":
             guarded.probe.execute_command("CLIENT", "KILL", "USER", "web")

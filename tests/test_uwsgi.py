@@ -14,7 +14,7 @@ from celery import Celery, uuid
 from celery_green_drain import ResultNeverCame, exits
 
 from .children import has_ended
-from .green import wait_until
+from .green import spawn, wait_until
 
 
 @pytest.fixture
@@ -80,3 +80,23 @@ def test_the_end_of_a_worker_waits_for_callbacks(
     assert [type(error) for error in given_up] == [ResultNeverCame]
     assert "The process ends, and 1 results" in caplog.text
     assert others == [True]
+
+
+def test_who_ends_the_process_second_waits_for_the_first(
+    make: Callable[..., Celery], uwsgi: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With gevent uWSGI calls for the last request, and then before it goes."""
+    app = make(result_drainer_exit_timeout=0.5)
+    consumer = app.backend.result_consumer
+    monkeypatch.setattr(exits, "_ended", 0)
+    monkeypatch.setattr(exits, "_ending", {consumer})
+    given_up: list[Exception] = []
+    for _ in range(2):  # the process may go on after it
+        app.AsyncResult(uuid()).then(print, on_error=given_up.append)
+        wait_until(lambda: consumer.statistics().pending, "the callback")
+        spawn(uwsgi.atexit)
+        wait_until(lambda: exits._under_way, "its beginning")
+        before = len(given_up)
+        uwsgi.atexit()
+        assert len(given_up) == before + 1
+        assert not exits._under_way

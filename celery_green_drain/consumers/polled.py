@@ -389,9 +389,9 @@ class Poller:
             return self._find(task_ids[:half]) + self._find(task_ids[half:])
         try:
             return self._look_up(task_ids)
-        except type(error) as exc:
-            if self._lookup.lost or isinstance(exc, (ConnectionError, TimeoutError)):
-                raise  # the store is gone again
+        except type(error):
+            if self._lookup.lost:  # again; where it is by this id, looking one by one shows it
+                raise
             return [unreadable(task_ids[0], error)]
 
     def _look_up(self, task_ids: list[str]) -> list[Found]:

@@ -16,7 +16,6 @@ from redis.exceptions import (
 )
 
 from .. import drainers, forks
-from ..clock import monotonic
 from ..drainers.base import Drainer
 from ..notices import Seldom
 from ..quoting import one_line
@@ -57,8 +56,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         self._complaints = Seldom()
         #: Whether one connection with RESP3 could not be opened, and two with RESP2 could.
         self._doubts = False
-        #: When one was lost in the middle of a look-up.
-        self._lost_looking = float("-inf")
+        #: Whether the session before was lost in the middle of a look-up.
+        self._lost_looking = False
         #: Before the id in all keys; empty: the backend makes them in a way of its own.
         self._prefix: bytes | None = None
         #: Reads that no session has taken so far.
@@ -118,18 +117,19 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             raise
         except (RedisError, OSError) as exc:
             if session is not None and session.is_looking_where_it_listens:
-                self._suspect_the_answer(exc)
+                self._suspect_the_answer(exc, session.caught_up)
             raise
 
-    def _suspect_the_answer(self, exc: Exception) -> None:
+    def _suspect_the_answer(self, exc: Exception, caught_up: bool) -> None:
         """A look-up has ended with its connection: perhaps as Redis keeps less for who listens.
 
-        Twice within a heartbeat, or it was any outage.
+        Any outage does so once. Then the same is asked for again, and the next one ends before that
+        is answered.
         """
-        before, self._lost_looking = self._lost_looking, monotonic()
-        if self._lost_looking - before < self.settings.heartbeat:
+        if self._lost_looking and not caught_up:
             why = "the one was lost in the middle of a look-up twice"
             self._do_without_resp3(why, exc, never=True)
+        self._lost_looking = True
 
     def _read(self, reading: Reading) -> None:
         if self.session is None:
@@ -188,8 +188,10 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         try:
             session = RedisSession(self, resp3=False)
         except ResponseError as exc:
+            raise_if_later(exc)
             raise _unusable(exc) from exc
         except (RedisError, OSError) as exc:
+            raise_if_later(exc)
             raise _unusable(refusal) from exc  # which tells more than that it has hung up
         self._do_without_resp3("Redis does not speak RESP3", refusal, is_never(refusal))
         return session

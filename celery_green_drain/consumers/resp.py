@@ -83,7 +83,7 @@ CREDENTIALS = {"NOAUTH", "WRONGPASS"}
 LATER = {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "TRYAGAIN"}
 
 #: The same as redis-py's own parser tells them.
-NOT_READY = (ConnectionError, ClusterDownError, MasterDownError, TryAgainError)
+LATER_AS_PARSED = (BusyLoadingError, ClusterDownError, MasterDownError, TryAgainError)
 
 #: What a connection that subscribes is sent, other than messages.
 CONFIRMATIONS = {b"subscribe": "SUBSCRIBE", b"unsubscribe": "UNSUBSCRIBE"}
@@ -380,14 +380,14 @@ def _raise_for_all(error: Exception) -> None:
     text = str(error)
     if _word(error) in CREDENTIALS or isinstance(error, AuthenticationError):
         raise AuthenticationError(text)
-    if isinstance(error, NOT_READY):
+    if isinstance(error, ConnectionError):
         raise NotReady(text)
     raise_if_later(error)
 
 
 def raise_if_later(error: Exception) -> None:
     """Raise :exc:`NotReady` if *error* is of a server that will answer later."""
-    if _word(error) in LATER or isinstance(error, BusyLoadingError):
+    if _word(error) in LATER or isinstance(error, LATER_AS_PARSED):
         raise NotReady(str(error)) from error
 
 

@@ -210,9 +210,11 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         except Exception as exc:
             pending.fail(exc)
         else:
-            if self.drainer.running:  # else nobody would ever read it
+            if self.drainer.running:
                 self.buffer.note_got(pending.task_id)
                 self.mailbox.post(self._got, {"status": meta["status"]})
+            else:  # nobody would ever read these notes
+                self.buffer.note_asked(pending.task_id)
             pending.resolve(meta, lambda: self.decode(payload))
 
     def _got(self, meta: Meta) -> None:

@@ -15,7 +15,7 @@ from .base import ResultConsumer
 
 __all__ = ("Session", "SessionConsumer", "is_closed", "not_blocking", "nothing_there")
 
-#: Seconds after which a connection has mostly brought what was waiting for it.
+#: Seconds after which a session that has caught up is taken to have done so.
 SETTLED = 2.0
 
 
@@ -24,6 +24,9 @@ class Session(ABC):
 
     #: How many connections it consists of.
     CONNECTIONS: ClassVar[int] = 1
+
+    #: Whether all that had come before it was opened has been seen, as far as that can be told.
+    caught_up = False
 
     @abstractmethod
     def turn(self, timeout: float | None) -> None:
@@ -69,7 +72,10 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
                 self.mailbox.look()
             else:
                 session.turn(timeout)
-                if monotonic() - self._opened > min(SETTLED, self.settings.heartbeat):
+                patience = self.settings.heartbeat
+                if session.caught_up:
+                    patience = min(SETTLED, patience)
+                if monotonic() - self._opened > patience:
                     self.expire()
         except BaseException as exc:
             forks.notice()

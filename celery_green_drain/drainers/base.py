@@ -272,7 +272,7 @@ class Drainer(Library, asynchronous.Drainer):
         else:
             pause = self.backoff.pause(self.outage.attempts)
         if refused or isinstance(exc, self.drained.delays):
-            pause = min(pause, REFUSED)
+            pause = min(pause, Backoff(REFUSED, REFUSED).pause(1))
         until = now + pause
         # Notes are read meanwhile: much of what they ask for needs no connection.
         while not self._ending and monotonic() < until:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import selectors
+import weakref
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -26,12 +28,12 @@ __all__ = ("GeventDrainer",)
 #: Callbacks after which gevent looks how long it has been at them: 50 with libev.
 CALLBACKS = 100
 
-#: Seconds until a native thread that has nothing to do ends; and most of them: more than are let
-#: in, as a call goes on whose caller was killed.
-IDLE, THREADS = 60, 1000
+#: Seconds until a native thread that has nothing to do ends.
+IDLE = 60
 
-#: Process → its native threads.
-_thread_pools: dict[int, ThreadPool] = {}
+#: Pools of native threads that nobody uses any more, by process and size. gevent keeps for ever
+#: what has had a thread, so each is used again.
+_free_pools: defaultdict[tuple[int, int], list[ThreadPool]] = defaultdict(list)
 
 
 @register_drainer("gevent")
@@ -110,11 +112,17 @@ class GeventDrainer(Drainer):
         lanes = super().lanes(limit)
         if not native:
             return lanes
+        pools: list[ThreadPool] = []
 
         def call(function: Callable[..., Any], *args: Any) -> Any:
             if not cls.at_home():
                 return function(*args)  # in a native thread already
-            outcome: Outcome = lanes(_thread_pool().apply, in_context(function, args))
+            if not pools:
+                # Larger than what is let in, as a call goes on whose caller was killed.
+                free = _free_pools[os.getpid(), 2 * limit]
+                pools.append(free.pop() if free else ThreadPool(2 * limit, idle_task_timeout=IDLE))
+                weakref.finalize(call, free.extend, pools).atexit = False
+            outcome: Outcome = lanes(pools[0].apply, in_context(function, args))
             return outcome.get()
 
         return call
@@ -153,17 +161,6 @@ class GeventDrainer(Drainer):
             hubs = (thing for thing in gc.get_objects() if isinstance(thing, Hub))
             hub = next((other for other in hubs if other.main_hub and other.loop), hub)
         self._hub = hub
-
-
-def _thread_pool() -> ThreadPool:
-    """The native threads of this process, for all that has lanes.
-
-    One, as gevent keeps for ever what has had a thread. In a child of a fork it is another.
-    """
-    pid = os.getpid()
-    if pid not in _thread_pools:
-        _thread_pools[pid] = ThreadPool(THREADS, idle_task_timeout=IDLE)
-    return _thread_pools[pid]
 
 
 def _nothing() -> None:

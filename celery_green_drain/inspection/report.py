@@ -17,6 +17,7 @@ from celery.exceptions import ImproperlyConfigured
 
 from ..addresses import broker_address, result_address
 from ..backends.base import DrainedBackendMixin
+from ..clock import monotonic
 from ..consumers.base import ResultConsumer
 from ..drainers.patching import trouble
 from ..figures import Statistics
@@ -116,7 +117,7 @@ def _name_of(value: Any) -> str:
 
 
 def _pending(consumer: ResultConsumer, limit: int) -> Iterator[dict[str, Any]]:
-    now, table = time.monotonic(), consumer.table
+    now, table = monotonic(), consumer.table
     for task_id in table.longest(limit):
         everybody = table.of(task_id)
         if not everybody:
