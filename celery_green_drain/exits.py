@@ -36,10 +36,6 @@ class Ending(Protocol):
     #: Seconds to wait at most; 0: do not wait.
     exit_timeout: float
 
-    @property
-    def calls_to_come(self) -> bool:
-        """Whether callbacks are pending."""
-
     def wait_for_callbacks(self, deadline: float) -> None:
         """Wait until none is pending or under way, but not after *deadline*."""
 
@@ -73,47 +69,54 @@ def register_thread(thread: threading.Thread) -> None:
     _threads.add(thread)
 
 
-#: The process that has ended by now, as far as is known. Its child may go on, and itself as well.
+#: The process that has ended by now: its child may go on.
 _ended = 0
 
-#: Processes in whose end somebody waits just now, and until when at most.
-_under_way: dict[int, float] = {}
+#: Processes whose end is under way: in which thread, and until when at most.
+_under_way: dict[int, tuple[int, float]] = {}
 
 
 # For a prefork worker's processes as well, which end without Python's hooks.
 @atexit.register
 @worker_process_shutdown.connect(weak=False)
 def finish(**kwargs: object) -> None:
-    """Wait for the callbacks of all apps together, and give up what is left.
+    """Wait for the callbacks of all apps together, and give up what is left. Once a process.
 
     It happens by itself where Python, Celery or uWSGI ends the process. For servers that end it
     otherwise: to be called last, and not in the thread of an event loop. It takes as long as
-    ``result_drainer_exit_timeout`` says, and two seconds more at most. Without effect where it was
-    called before, and no callback is pending.
+    ``result_drainer_exit_timeout`` says, and two seconds more at most.
     """
+    _finish_once()
+    until = monotonic() + GRACE
+    for thread in list(_threads):
+        thread.join(max(0.0, until - monotonic()))
+
+
+def _finish_once() -> None:
     global _ended
-    process, all_of_them, begun = os.getpid(), list(_ending), monotonic()
-    if process in _under_way:
-        _wait_for_another(process)
-        return
-    if _ended == process and not any(each.calls_to_come for each in all_of_them):
-        return
-    _ended = process
-    timeouts = [each.exit_timeout for each in all_of_them]
-    _under_way[process] = begun + max(timeouts, default=0.0) + 2 * GRACE
-    try:
-        _finish(all_of_them, begun)
-    finally:
-        del _under_way[process]
+    process, caller, all_of_them = os.getpid(), threading.get_ident(), list(_ending)
+    longest = max((each.exit_timeout for each in all_of_them), default=0.0)
+    own = caller, monotonic() + longest + 2 * GRACE
+    while _ended != process:
+        other = _under_way.setdefault(process, own)
+        if other is own:
+            try:
+                _finish(all_of_them)
+                _ended = process
+            except KeyboardInterrupt:  # somebody does not want to wait
+                _ended = process
+                raise
+            finally:
+                del _under_way[process]
+        elif other[0] == caller or monotonic() > other[1]:
+            return  # such as a signal in the middle of it
+        else:
+            # As uWSGI with gevent calls in two greenlets, and ends when the second one returns.
+            time.sleep(LOOK)
 
 
-def _wait_for_another(process: int) -> None:
-    """As uWSGI with gevent may call from two greenlets, and ends when the second one returns."""
-    while monotonic() < _under_way.get(process, 0.0):
-        time.sleep(LOOK)
-
-
-def _finish(all_of_them: list[Ending], begun: float) -> None:
+def _finish(all_of_them: list[Ending]) -> None:
+    begun = monotonic()
     for each in all_of_them:
         each.wait_for_callbacks(begun + each.exit_timeout)
     for each in all_of_them:
@@ -132,6 +135,3 @@ def _finish(all_of_them: list[Ending], begun: float) -> None:
         )
     if unfinished:
         logger.warning("The process ends in the middle of callbacks.")
-    until = monotonic() + GRACE
-    for thread in list(_threads):
-        thread.join(max(0.0, until - monotonic()))

@@ -13,7 +13,6 @@ import pytest
 import redis
 from celery import Celery, uuid
 
-from celery_green_drain import ResultNeverCame
 from celery_green_drain.drainers.base import Backoff
 
 from .conftest import Line, storing
@@ -374,17 +373,6 @@ def test_a_connection_that_has_held_is_opened_anew_at_once(
     own.probe.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     asked.serve(store)
     asked.check()
-
-
-def test_what_never_comes_is_given_up_before_a_heartbeat(line: Line) -> None:
-    """No connection may ever last for one."""
-    app, store = line.connect(result_drainer_heartbeat=60, result_expires=1)
-    assert app.AsyncResult(store(1)).get(timeout=20) == 1
-    errors: list[Exception] = []
-    app.AsyncResult(uuid()).then(print, errors.append)
-    wait_until(lambda: errors, "the end of it")
-    assert isinstance(errors[0], ResultNeverCame)
-    assert statistics(app).connects == 1
 
 
 #: Keeps Redis from answering anybody for so many seconds.

@@ -45,6 +45,7 @@ class PolledBackendMixin(DrainedBackendMixin):
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
         self._inside = set()
         super().__init__(app, *args, **kwargs)
+        self.traits.lookup.prepare(self)
         self.result_consumer: Any = PolledResultConsumer(self)
 
     @property

@@ -102,8 +102,6 @@ class AmqpSession(RpcSession):
         ready = self._mailbox.wait(self._patience(timeout))
         if ready or self._held_back or self._is_silent():
             self._read()
-        else:
-            self.caught_up = True
         self._look_after(monotonic())
         self._mailbox.look()  # others may have run, where a write had to wait
 

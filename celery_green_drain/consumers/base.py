@@ -366,8 +366,7 @@ class ResultConsumer(Drained):
 
     def wait_for_callbacks(self, deadline: float) -> None:
         """Wait until none is pending or under way, but not after *deadline*."""
-        self._told, self.given_up = False, 0  # perhaps it went on after the end before
-        self._wait_while(lambda: self.calls_to_come or self._calls_under_way, deadline)
+        self._wait_while(lambda: self._calls_to_come or self._calls_under_way, deadline)
 
     def wait_for_calls(self, deadline: float) -> bool:
         """Wait until none is under way; return whether there is one at *deadline*."""
@@ -390,8 +389,7 @@ class ResultConsumer(Drained):
             self._drainer.sleep(min(rest, LOOK))
 
     @property
-    def calls_to_come(self) -> bool:
-        """Whether callbacks are pending."""
+    def _calls_to_come(self) -> bool:
         return self._drainer is not None and self._drainer.running and self.table.calls > 0
 
     @property

@@ -113,6 +113,14 @@ class Lookup:
     def __init__(self, store: Any) -> None:
         self.store = store
 
+    @classmethod
+    def prepare(cls, backend: Any) -> None:
+        """Do what the driver would do at its first call under a lock of its own.
+
+        A lock that eventlet has patched wakes nobody in another native thread, so two first calls
+        at once might never end.
+        """
+
     def find(self, task_ids: list[str]) -> list[Found]:
         """Return what the store has of *task_ids*; those it has nothing of are left out."""
         raise NotImplementedError("subclass responsibility")
@@ -277,6 +285,10 @@ class Rows(Lookup):
     _engine: Any = None
     _connection: Any = None
     _opened = 0.0
+
+    @classmethod
+    def prepare(cls, backend: Any) -> None:
+        backend.task_cls.registry.configure()
 
     @classmethod
     def gathers(cls, backend: Any) -> bool:

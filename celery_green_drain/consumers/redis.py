@@ -56,8 +56,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         self._complaints = Seldom()
         #: Whether one connection with RESP3 could not be opened, and two with RESP2 could.
         self._doubts = False
-        #: Whether the session before was lost in the middle of a look-up.
-        self._lost_looking = False
+        #: Whether the next session is to do without RESP3, as the one before was lost in a look-up.
+        self._rest = False
         #: Before the id in all keys; empty: the backend makes them in a way of its own.
         self._prefix: bytes | None = None
         #: Reads that no session has taken so far.
@@ -116,20 +116,16 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         except NotReady:
             raise
         except (RedisError, OSError) as exc:
-            if session is not None and session.is_looking_where_it_listens:
-                self._suspect_the_answer(exc, session.caught_up)
+            if session is not None:
+                self._rest = session.is_looking_where_it_listens
+                if self._rest:
+                    # Perhaps as the answer was larger than what Redis keeps for one that listens.
+                    logger.info(
+                        "Two connections are used until the next outage, as the one was lost in "
+                        "the middle of a look-up: %s",
+                        one_line(exc),
+                    )
             raise
-
-    def _suspect_the_answer(self, exc: Exception, caught_up: bool) -> None:
-        """A look-up has ended with its connection: perhaps as Redis keeps less for who listens.
-
-        Any outage does so once. Then the same is asked for again, and the next one ends before that
-        is answered.
-        """
-        if self._lost_looking and not caught_up:
-            why = "the one was lost in the middle of a look-up twice"
-            self._do_without_resp3(why, exc, never=True)
-        self._lost_looking = True
 
     def _read(self, reading: Reading) -> None:
         if self.session is None:
@@ -164,7 +160,9 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
 
     def _open(self) -> RedisSession:
         resp3 = self._try_resp3 if self._resp3 is None else self._resp3
-        resp3 = resp3 and str(self.backend.connparams.get("protocol") or 3) == "3"
+        resp3 = (
+            resp3 and not self._rest and str(self.backend.connparams.get("protocol") or 3) == "3"
+        )
         try:
             session = RedisSession(self, resp3)
         except (ResponseError, BusyLoadingError) as exc:

@@ -154,8 +154,6 @@ class RedisSession(Session):
         #: Ids of the table that are still to be asked for anew, and to be looked up once more.
         self._backlog = deque(self._table)
         self._reconciling: deque[str] = deque()
-        #: When all of the beginning had been asked for.
-        self._begun_at: float | None = None
         #: When that was begun last, and when it is due.
         self._reconciled = monotonic()
         self._reconcile_at = self._reconciled + self._reconcile_interval
@@ -226,8 +224,6 @@ class RedisSession(Session):
 
     def turn(self, timeout: float | None) -> None:
         self._send()
-        if not self.caught_up:
-            self._look_whether_caught_up()
         patience, left = self._patience(timeout), monotonic()
         ready = self._mailbox.wait(patience, any(link.busy for link in self.links))
         now, unwanted = monotonic(), len(self._unwanted)
@@ -246,16 +242,6 @@ class RedisSession(Session):
             self._tell_newest()
         self._hand_over(limit, until)
         self._look_after(monotonic())
-
-    def _look_whether_caught_up(self) -> None:
-        """Whether all is answered that was asked until there was nothing left of the beginning."""
-        if self._backlog or self._unknown or self._found:
-            return
-        if self._begun_at is None:
-            self._begun_at = monotonic()
-        self.caught_up = all(
-            not link.under_way or link.under_way[0].sent > self._begun_at for link in self.links
-        )
 
     def _patience(self, timeout: float | None) -> float:
         """How long to wait for something to arrive, in seconds."""

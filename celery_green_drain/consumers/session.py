@@ -15,18 +15,12 @@ from .base import ResultConsumer
 
 __all__ = ("Session", "SessionConsumer", "is_closed", "not_blocking", "nothing_there")
 
-#: Seconds after which a session that has caught up is taken to have done so.
-SETTLED = 2.0
-
 
 class Session(ABC):
     """What is open, from its opening to its end. The drain loop alone uses it."""
 
     #: How many connections it consists of.
     CONNECTIONS: ClassVar[int] = 1
-
-    #: Whether all that had come before it was opened has been seen, as far as that can be told.
-    caught_up = False
 
     @abstractmethod
     def turn(self, timeout: float | None) -> None:
@@ -72,10 +66,7 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
                 self.mailbox.look()
             else:
                 session.turn(timeout)
-                patience = self.settings.heartbeat
-                if session.caught_up:
-                    patience = min(SETTLED, patience)
-                if monotonic() - self._opened > patience:
+                if monotonic() - self._opened > self.settings.heartbeat:
                     self.expire()
         except BaseException as exc:
             forks.notice()

@@ -87,9 +87,7 @@ class VirtualSession(RpcSession):
 
     def turn(self, timeout: float | None) -> None:
         waits = [wait for wait in (timeout, self._pause) if wait is not None]
-        more = self._read()
-        self.caught_up = self.caught_up or not more
-        if self._mailbox.wait(0 if more else min(waits, default=None)):
+        if self._mailbox.wait(0 if self._read() else min(waits, default=None)):
             self._poller.heard = monotonic()  # where the process stood still, it is read late
         if self._is_silent:
             self._read()  # perhaps only as this greenlet could not run, and there is something

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import selectors
-import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -110,22 +109,7 @@ class GeventDrainer(Drainer):
     @classmethod
     def lanes(cls, limit: int, native: bool = False) -> Lanes:
         lanes = super().lanes(limit)
-        if not native:
-            return lanes
-        pools: list[ThreadPool] = []
-
-        def call(function: Callable[..., Any], *args: Any) -> Any:
-            if not cls.at_home():
-                return function(*args)  # in a native thread already
-            if not pools:
-                # Larger than what is let in, as a call goes on whose caller was killed.
-                free = _free_pools[os.getpid(), 2 * limit]
-                pools.append(free.pop() if free else ThreadPool(2 * limit, idle_task_timeout=IDLE))
-                weakref.finalize(call, free.extend, pools).atexit = False
-            outcome: Outcome = lanes(pools[0].apply, in_context(function, args))
-            return outcome.get()
-
-        return call
+        return _NativeLanes(cls, lanes, 2 * limit) if native else lanes
 
     def discard(self, spawned: Any) -> None:
         # A greenlet exists in the child as well.
@@ -161,6 +145,36 @@ class GeventDrainer(Drainer):
             hubs = (thing for thing in gc.get_objects() if isinstance(thing, Hub))
             hub = next((other for other in hubs if other.main_hub and other.loop), hub)
         self._hub = hub
+
+
+class _NativeLanes:
+    """Calls in native threads.
+
+    :param lanes: what lets as many in as may be under way at once.
+    :param size: native threads at most: more, as a call goes on whose caller was killed.
+    """
+
+    def __init__(self, library: type[GeventDrainer], lanes: Lanes, size: int) -> None:
+        self._library = library
+        self._lanes = lanes
+        self._size = size
+        self._pool: ThreadPool | None = None
+        self._free: list[ThreadPool] = []
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        if not self._library.at_home():
+            return function(*args)  # in a native thread already
+        if self._pool is None:
+            self._free = _free_pools[os.getpid(), self._size]
+            self._pool = (
+                self._free.pop() if self._free else ThreadPool(self._size, idle_task_timeout=IDLE)
+            )
+        outcome: Outcome = self._lanes(self._pool.apply, in_context(function, args))
+        return outcome.get()
+
+    def __del__(self) -> None:
+        if self._pool is not None and not len(self._pool):  # else a call in it may hang for ever
+            self._free.append(self._pool)
 
 
 def _nothing() -> None:

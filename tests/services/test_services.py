@@ -98,7 +98,7 @@ def test_what_is_there_already_and_what_is_not(app: Celery) -> None:
     begun = time.monotonic()
     with pytest.raises(TimeoutError):
         app.AsyncResult(uuid()).get(timeout=0.3)
-    assert 0.3 <= time.monotonic() - begun < 0.6
+    assert 0.3 <= time.monotonic() - begun < 1.3
     assert app.backend.result_consumer.statistics().connects == 1
 
 
