@@ -231,7 +231,7 @@ class InboxWait(Wait):
     :param inbox: for what arrives, in place of a deque, which keeps all of it.
     """
 
-    __slots__ = ("_inbox", "_pending", "_rest", "_skipped", "_told", "each", "messages")
+    __slots__ = ("_inbox", "_pending", "_rest", "_told", "_told_of_skipping", "each", "messages")
 
     def __init__(
         self, consumer: Consumer, messages: bool = False, inbox: Inbox | None = None
@@ -241,7 +241,8 @@ class InboxWait(Wait):
         self.each = messages and inbox is None
         self._inbox: Inbox = deque() if inbox is None else inbox
         self._pending: list[PendingResult] = []
-        self._skipped = 0
+        #: Whether the log has told that some were left out.
+        self._told_of_skipping = False
         #: How many have come in time, of those that are kept few of; None: it is not over.
         self._rest: int | None = None
         #: What reads the state that was told last.
@@ -270,14 +271,14 @@ class InboxWait(Wait):
 
     def _skip(self, pending: PendingResult) -> None:
         """It is handled more slowly than it comes, and there is no room for more of it."""
-        if not self._skipped:
+        if not self._told_of_skipping:
+            self._told_of_skipping = True
             logger.warning(
                 "on_message is slower than the states of task %s come: %d wait for it, and it is "
                 "not called for further ones while there is no more room.",
                 quoted(pending.task_id),
                 INBOX,
             )
-        self._skipped += 1
 
     def next(self, deadline: float | None = None, tick: float | None = None) -> Arrival | None:
         """Return what comes next, or None after *tick* seconds of silence.

@@ -165,7 +165,7 @@ def line(request: pytest.FixtureRequest, make: Callable[..., Celery]) -> Iterato
         server = request.getfixturevalue("rabbit")
     with proxied(server.port) as proxy:
         if request.param == "redis":
-            through = server.url("web").replace(f":{server.port}/", f":{proxy.port}/")
+            through = server.url("web", port=proxy.port)
             conf, beside = {"results": through}, {}
         else:
             beside = {"broker": server.url(), "results": "rpc://"}

@@ -155,9 +155,9 @@ class RedisServer:
         )
         self.start()
 
-    def url(self, client: str = "", database: int = 0) -> str:
-        """Its address, for connections of that client's name."""
-        return f"redis://127.0.0.1:{self.port}/{database}?client_name={client}"
+    def url(self, client: str = "", database: int = 0, port: int | None = None) -> str:
+        """Its address, or that of a proxy before it, for connections of that client's name."""
+        return f"redis://127.0.0.1:{port or self.port}/{database}?client_name={client}"
 
     def start(self) -> None:
         users = Path(self.folder.name, "users")

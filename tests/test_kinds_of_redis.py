@@ -62,7 +62,7 @@ def test_resp3_without_pushes(
     """As some servers have it that stand in for Redis."""
     with proxied(results.port) as proxy:
         proxy.flatten()
-        url = results.url("web").replace(f":{results.port}/", f":{proxy.port}/")
+        url = results.url("web", port=proxy.port)
         app = make(results=url)
         with caplog.at_level(logging.INFO):
             use(app)

@@ -240,7 +240,7 @@ def test_an_outage_does_not_count(
 ) -> None:
     """What has come during an outage is seen before anything is given up."""
     with proxied(results.port) as proxy:
-        through = results.url("web").replace(f":{results.port}/", f":{proxy.port}/")
+        through = results.url("web", port=proxy.port)
         conf = {"result_expires": 2, "result_drainer_heartbeat": 1}
         app = make(results=through, **conf, result_drainer_retry_max=0.5)
         store = storing(make(**conf))

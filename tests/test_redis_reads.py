@@ -228,7 +228,7 @@ def test_an_outage_in_the_middle_of_a_look_up(
 ) -> None:
     """Two connections follow, as the answer may have been too large, and one after the next one."""
     with proxied(results.port) as proxy:
-        app = make(results=results.url("web").replace(f":{results.port}/", f":{proxy.port}/"))
+        app = make(results=results.url("web", port=proxy.port))
         statistics = app.backend.result_consumer.statistics
         assert app.AsyncResult(store(1)).get(timeout=20) == 1
         first = statistics().connections

@@ -795,6 +795,16 @@ def test_a_deleted_queue_is_made_again(app: Celery, rabbit: RabbitServer) -> Non
     assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
 
 
+def comes_after_all(app: Celery, rabbit: RabbitServer, got: list[Any]) -> None:
+    wait_until(lambda: consumer(app).connections, "a connection")
+    publish_results(app, rabbit, ["limited"])
+    wait_until(lambda: got == [0], "the result")
+
+
+def last_error(app: Celery) -> str:
+    return consumer(app).statistics().last_error or ""
+
+
 def test_a_limit_of_connections_is_waited_out(
     make: Callable[..., Celery], rabbit: RabbitServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -807,9 +817,7 @@ def test_a_limit_of_connections_is_waited_out(
         assert "limit" in caplog.text
     finally:
         rabbit.control("clear_vhost_limits", "-p", "/")
-    wait_until(lambda: app.backend.result_consumer.connections, "a connection")
-    publish_results(app, rabbit, ["limited"])
-    wait_until(lambda: got == [0], "the result")
+    comes_after_all(app, rabbit, got)
 
 
 def test_a_limit_of_channels_is_waited_out(
@@ -822,14 +830,11 @@ def test_a_limit_of_channels_is_waited_out(
     try:
         got = spawn_get(app.AsyncResult("limited"))
         proxy.reset()
-        error = consumer(app).statistics
-        wait_until(lambda: "limit of (1)" in (error().last_error or ""), "a refused attempt")
+        wait_until(lambda: "limit of (1)" in last_error(app), "a refused attempt")
         assert got == []
     finally:
         rabbit.control("clear_user_limits", "guest", "max-channels")
-    wait_until(lambda: app.backend.result_consumer.connections, "a connection")
-    publish_results(app, rabbit, ["limited"])
-    wait_until(lambda: got == [0], "the result")
+    comes_after_all(app, rabbit, got)
 
 
 def test_a_limit_of_queues_is_no_reason_for_another_queue(
@@ -845,8 +850,7 @@ def test_a_limit_of_queues_is_no_reason_for_another_queue(
         rabbit.control("set_vhost_limits", "-p", "/", '{"max-queues": 1}')
         try:
             proxy.pass_on()
-            error = consumer(app).statistics
-            wait_until(lambda: "queue limit" in (error().last_error or ""), "a refused attempt")
+            wait_until(lambda: "queue limit" in last_error(app), "a refused attempt")
         finally:
             rabbit.control("clear_vhost_limits", "-p", "/")
     wait_until(lambda: consumer(app).connections, "the connection")

@@ -12,8 +12,6 @@ from typing import Any
 import redis
 import redis.sentinel
 from celery.backends import redis as stock
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from .. import drainers
 from ..clock import monotonic
@@ -167,8 +165,8 @@ class BlockingSentinelPool(redis.sentinel.SentinelConnectionPool, redis.Blocking
 class Sentinel(redis.sentinel.Sentinel):
     """Makes such pools.
 
-    :param patience: seconds that each sentinel is waited for, once. Celery sets no limit, so that
-        redis-py before 8 would wait for a frozen one for ever. ``sentinel_kwargs`` count first.
+    :param limits: options for the connections to sentinels, after ``sentinel_kwargs``. Celery sets
+        none, so that redis-py before 8 would wait for a frozen one for ever.
     """
 
     def __init__(
@@ -176,12 +174,11 @@ class Sentinel(redis.sentinel.Sentinel):
         sentinels: Any,
         min_other_sentinels: int = 0,
         sentinel_kwargs: dict[str, Any] | None = None,
-        patience: float | None = None,
+        limits: dict[str, Any] | None = None,
         **connection_kwargs: Any,
     ) -> None:
-        if patience is not None:
-            once = {"socket_timeout": patience, "retry": Retry(NoBackoff(), 0)}
-            sentinel_kwargs = {**once, **(sentinel_kwargs or {})}
+        if limits is not None:
+            sentinel_kwargs = {**limits, **(sentinel_kwargs or {})}
         super().__init__(sentinels, min_other_sentinels, sentinel_kwargs, **connection_kwargs)
 
     def master_for(self, service_name: str, *args: Any, **kwargs: Any) -> Any:
@@ -196,4 +193,5 @@ class SentinelBackend(RedisBackend, stock.SentinelBackend):
     sentinel = SimpleNamespace(Sentinel=Sentinel)
 
     def drainer_pool(self, **params: Any) -> Any:
-        return super().drainer_pool(patience=params["socket_timeout"], **params)
+        limits = {name: params[name] for name in ("socket_timeout", "retry")}
+        return super().drainer_pool(limits=limits, **params)

@@ -312,12 +312,11 @@ class Rows(Lookup):
             return self._find(task_ids)
         except Exception:
             self.lost = self._connection.invalidated
-            if self.lost:  # it would connect anew by itself, without its options
-                self.close()
             raise
         finally:
-            if self._is_shared:
-                self.close()  # again, where it is lost: without effect
+            # One that is lost would connect anew by itself, without its options.
+            if self.lost or self._is_shared:
+                self.close()
 
     def _find(self, task_ids: list[str]) -> list[Found]:
         from sqlalchemy.orm import Session

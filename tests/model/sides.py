@@ -91,7 +91,7 @@ class RedisSide(Side):
         self._tasks = redis.Redis(port=self.server.port, db=1, client_name="probe")
 
     def make_app(self, **conf: Any) -> Celery:
-        through = self.server.url("web").replace(f":{self.server.port}/", f":{self.proxy.port}/")
+        through = self.server.url("web", port=self.proxy.port)
         return make_app(self.server.url(database=1), through, redis_socket_timeout=3, **conf)
 
     def cut(self) -> None:

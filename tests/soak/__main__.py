@@ -74,7 +74,7 @@ class Soak:
             stack.callback(broker.end)
             proxy = stack.enter_context(proxied(results.port))
             urls = broker.url(), results.url("worker"), broker.url()
-            passing = results.url("web").replace(f":{results.port}/", f":{proxy.port}/")
+            passing = results.url("web", port=proxy.port)
             pool = "threads"
         else:
             results = RabbitServer()
