@@ -92,6 +92,21 @@ def test_stop_ends_a_pause_after_a_failure() -> None:
     assert stub.turns == 2
 
 
+def test_who_begins_to_wait_ends_a_long_pause() -> None:
+    def lose() -> None:
+        raise ConnectionError("gone")
+
+    stub = Stub(lose)
+    stub.drainer.backoff = Backoff(first=60, longest=60)
+    stub.drainer.start()
+    wait_until(lambda: stub.turns == 2, "the first attempt, which is made at once")
+    stub.drainer.mailbox.post(len, ())  # that is no wait
+    for turns in (3, 4):
+        stub.drainer.ask(len, ())
+        wait_until(lambda: stub.turns == turns, "the next attempt")  # noqa: B023
+    stub.drainer.stop()
+
+
 def test_no_error_ends_it(caplog: pytest.LogCaptureFixture) -> None:
     errors = [ConnectionError("cable"), ValueError("bug"), socket.timeout("quiet")]
 

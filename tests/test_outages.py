@@ -375,6 +375,22 @@ def test_a_connection_that_has_held_is_opened_anew_at_once(
     asked.check()
 
 
+def test_who_begins_to_wait_when_it_is_back(
+    stored: tuple[Celery, Callable[..., str]], own: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waits for no pause that is meant for a server which is away."""
+    app, store = stored
+    app.backend.result_consumer.drainer.backoff = Backoff(first=60, longest=60)
+    asked = Asked(app)
+    wait_until(lambda: own.subscriptions() == 5, "the subscriptions")
+    own.kill()
+    wait_until(lambda: app.backend.result_consumer.drainer.outage.failures > 1, "a failed attempt")
+    own.start()
+    asked.serve(store)
+    assert app.AsyncResult(store(1)).get(timeout=20) == 1
+    asked.check()
+
+
 #: Keeps Redis from answering anybody for so many seconds.
 SCRIPT = """
 local until_then = tonumber(redis.call('TIME')[1]) + tonumber(ARGV[1])

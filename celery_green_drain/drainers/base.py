@@ -34,9 +34,11 @@ STOP_TIMEOUT = 10.0
 #: Seconds a result consumer may take for one turn where nothing arrives.
 TURN = 1.0
 
-#: Seconds that a connection must have worked for the next one to be opened soon; and so many after
-#: it was at the latest.
-LASTED, OFTEN = 0.25, 1.0
+#: Seconds that a connection must have worked for the next one to be opened soon.
+LASTED = 0.25
+
+#: Longest pause, in seconds, after such a connection was opened; and where somebody begins to wait.
+OFTEN = 1.0
 
 #: Seconds that the loop sleeps in one piece where nothing can wake it.
 REST = 0.25
@@ -277,6 +279,8 @@ class Drainer(Library, asynchronous.Drainer):
         # Notes are read meanwhile: much of what they ask for needs no connection.
         while not self._ending and monotonic() < until:
             self._rest(until - monotonic())
+            if self.mailbox.asked:  # who begins to wait would find the server by itself
+                until = min(until, now + Backoff(OFTEN, OFTEN).pause(1))
             self.mailbox.read()
 
     def _rest(self, seconds: float) -> None:

@@ -75,7 +75,12 @@ class Mailbox:
         self._selector: selectors.BaseSelector | None = None
         self._receiver: socket.socket | None = None
         self._sender: socket.socket | None = None
-        self._awake = False
+        #: Whether the loop was woken since it last took notice of that, and whether it sleeps. One
+        #: that does not needs no byte for it: in gevent's selectors nobody would read that until
+        #: the next sleep, and the hub would be told of it over and over.
+        self._awake = self._asleep = False
+        #: Whether there may be a byte to read.
+        self._rung = False
         self._abandoned = False
         self._reader = 0
 
@@ -109,7 +114,9 @@ class Mailbox:
             return
         try:
             self._awake = True
-            sender.send(b"\0")
+            if self._asleep:  # looked at afterwards, as the loop looks whether it is awake
+                self._rung = True
+                sender.send(b"\0")
         except OSError:
             # Closed by the loop's end; or full, and then the loop is awake anyway.
             self._awake = False
@@ -170,15 +177,20 @@ class Mailbox:
         if self._later:
             rest = self._later[0][0] - monotonic()
             timeout = rest if timeout is None else min(timeout, rest)
-        if self._notes:
-            timeout = 0
-        ready = [
-            key.data for key, _ in selector.select(None if timeout is None else max(timeout, 0))
-        ]
+        try:
+            self._asleep = True
+            if self._notes or self._awake:
+                timeout = 0
+            ready = [
+                key.data for key, _ in selector.select(None if timeout is None else max(timeout, 0))
+            ]
+        finally:
+            self._asleep = False
         self.look()
         if None in ready:
             ready.remove(None)
-            self._clear()
+            self._rung = True
+        self._clear()
         return ready
 
     def look(self) -> None:
@@ -212,7 +224,8 @@ class Mailbox:
         return self._selector
 
     def _clear(self) -> None:
-        if self._receiver is not None:
+        if self._rung and self._receiver is not None:
+            self._rung = False
             with suppress(BlockingIOError):
                 self._receiver.recv(4096)
         self._awake = False
@@ -228,7 +241,7 @@ class Mailbox:
         sender.close()
         if receiver is not None:
             receiver.close()
-        self._awake = False
+        self._awake = self._rung = False
 
     def abandon(self) -> None:
         """This is a child, and the mailbox is its parent's: nobody touches it any more."""
