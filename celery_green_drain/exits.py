@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 from celery.signals import worker_process_shutdown
@@ -19,7 +20,7 @@ from celery.signals import worker_process_shutdown
 from . import uwsgi
 from .clock import monotonic
 
-__all__ = ("Ending", "finish", "register", "register_thread")
+__all__ = ("Ending", "finish", "register", "register_last", "register_thread")
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,14 @@ def register(ending: Ending) -> None:
     """Have the end of the process wait for *ending*, which is held weakly."""
     _ending.add(ending)
     uwsgi.hook("atexit", finish)  # with gevent it calls none of Python's
+
+
+_last: list[Callable[[], object]] = []
+
+
+def register_last(function: Callable[[], object]) -> None:
+    """Have *function* called when all callbacks have ended or been given up."""
+    _last.append(function)
 
 
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
@@ -102,12 +111,11 @@ def _finish_once() -> None:
         if other is own:
             try:
                 _finish(all_of_them)
+            finally:  # not once more, where it was interrupted
                 _ended = process
-            except KeyboardInterrupt:  # somebody does not want to wait
-                _ended = process
-                raise
-            finally:
                 del _under_way[process]
+                for function in _last:
+                    function()
         elif other[0] == caller or monotonic() > other[1]:
             return  # such as a signal in the middle of it
         else:
@@ -116,9 +124,15 @@ def _finish_once() -> None:
 
 
 def _finish(all_of_them: list[Ending]) -> None:
-    begun = monotonic()
-    for each in all_of_them:
-        each.wait_for_callbacks(begun + each.exit_timeout)
+    try:
+        begun = monotonic()
+        for each in all_of_them:
+            each.wait_for_callbacks(begun + each.exit_timeout)
+    finally:  # also where somebody does not want to wait, as gunicorn which is told to quit twice
+        _give_up(all_of_them)
+
+
+def _give_up(all_of_them: list[Ending]) -> None:
     for each in all_of_them:
         each.give_up_callbacks(at_once=False)
     until = monotonic() + GRACE

@@ -11,7 +11,6 @@ Those of all processes of a server, in the multiprocess mode of ``prometheus_cli
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -27,6 +26,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector as BaseCollector
 
+from . import exits
 from .addresses import result_address
 from .figures import Histogram, Statistics
 from .inspection.report import statistics
@@ -153,7 +153,7 @@ def share(app: Any, interval: float = 1.0) -> Shared:
         )
     shared = Shared(app, interval)
     drainer_started.connect(shared.follow, sender=app, weak=False)
-    atexit.register(shared.end)
+    exits.register_last(shared.end)
     return shared
 
 
@@ -164,8 +164,8 @@ class Shared:
         self._app = app
         self._interval = interval
         self._writers: dict[int, _Writer] = {}
-        #: Whether there is something to write.
-        self._begun = False
+        #: The thread that writes now; None: no drainer has begun so far.
+        self._follower: threading.Thread | None = None
 
     def write(self) -> None:
         """Write what this process has counted by now. Any thread may, at any time."""
@@ -175,17 +175,18 @@ class Shared:
 
     def end(self) -> None:
         """Write for the last time, unless no drainer has begun: it is too late to make one."""
-        if self._begun:
+        if self._follower is not None:
             self.write()
 
     def follow(self, **_: Any) -> None:
         """Write again and again, beside the caller, until the drainer ends."""
-        self._begun = True
         name = "celery_green_drain metrics"
-        threading.Thread(target=self._follow, daemon=True, name=name).start()
+        self._follower = threading.Thread(target=self._follow, daemon=True, name=name)
+        self._follower.start()
 
     def _follow(self) -> None:
-        while statistics(self._app).running:
+        # One of them only, where the drainer is stopped and begins again meanwhile.
+        while self._follower is threading.current_thread() and statistics(self._app).running:
             time.sleep(self._interval)
             self.write()
 

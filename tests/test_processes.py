@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -62,6 +63,18 @@ def test_the_end_waits_for_callbacks(request: pytest.FixtureRequest, kind: str, 
     assert script.stdout.split("\n")[:-1] == printed, script.stderr
     assert script.stderr.count("\n") == 1
     assert told in script.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGQUIT"])
+def test_an_interrupted_end_gives_up_at_once(
+    name: str, broker: RedisServer, results: RedisServer
+) -> None:
+    """As with a second Ctrl-C, or where gunicorn is told to quit twice."""
+    begun = time.monotonic()
+    script = run("end_interrupted", broker.url(), results.url(), name)
+    assert time.monotonic() - begun < 40
+    assert script.stdout == "ResultNeverCame\n", script.stderr
+    assert "1 results that callbacks wait for" in script.stderr
 
 
 def test_the_end_of_the_interpreter_deletes_the_queue(

@@ -21,6 +21,7 @@ from opentelemetry.metrics import set_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from celery_green_drain import statistics
@@ -101,6 +102,49 @@ def test_a_process_that_shares_and_uses_no_result(results: RedisServer, tmp_path
     )
     assert (process.returncode, process.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
+
+
+GIVES_UP = """
+import sys, threading, time
+
+from celery import Celery
+from celery_green_drain.prometheus import share
+app = Celery("shop", broker="memory://", backend=sys.argv[1])
+app.conf.result_drainer = "thread"
+app.conf.result_drainer_exit_timeout = 0.1
+share(app, interval=0.2)
+app.AsyncResult("never").then(print)
+consumer = app.backend.result_consumer
+for _ in range(20):
+    consumer.stop()
+    consumer.start()
+until = time.monotonic() + 20
+while sum(each.name.endswith("metrics") for each in threading.enumerate()) > 1:
+    assert time.monotonic() < until, threading.enumerate()
+    time.sleep(0.1)
+"""
+
+
+def test_what_a_process_gives_up_at_its_end_is_written(
+    results: RedisServer, tmp_path: Path
+) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", GIVES_UP, results.url("gives up")],
+        env={**UNMEASURED, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert process.returncode == 0, process.stderr
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(tmp_path))
+    values = [
+        sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.labels.get("outcome") == "given_up"
+    ]
+    assert values == [1.0]
 
 
 def test_the_alerts_and_the_dashboard_name_metrics_that_there_are(app: Celery) -> None:

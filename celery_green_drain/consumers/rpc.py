@@ -290,8 +290,10 @@ _leavers: weakref.WeakSet[RpcResultConsumer] = weakref.WeakSet()
 @atexit.register
 @worker_process_shutdown.connect(weak=False)
 def _leave(**kwargs: Any) -> None:
-    exits.finish()  # which results may still come for
-    deadline = monotonic() + FAREWELL
-    for drainer in [consumer.leave() for consumer in list(_leavers)]:
-        if drainer is not None:
-            drainer.stop(max(0.0, deadline - monotonic()))
+    try:
+        exits.finish()  # which results may still come for
+    finally:
+        deadline = monotonic() + FAREWELL
+        for drainer in [consumer.leave() for consumer in list(_leavers)]:
+            if drainer is not None:
+                drainer.stop(max(0.0, deadline - monotonic()))
