@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 
-__all__ = ("close_old_connections", "set_up")
+__all__ = ("close_connections", "close_old_connections", "set_up")
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +30,28 @@ def set_up() -> None:
 def close_old_connections() -> None:
     """Close outdated database connections, as Django itself does after a request only.
 
-    Raises nothing: this is a clean-up for somebody else. Django may be there only because some
-    library has imported it, and then it has no settings, and so no connections.
+    Raises nothing: this is a clean-up for somebody else.
     """
-    django_db = sys.modules.get("django.db")
-    if django_db is None:
-        return
+    db = sys.modules.get("django.db")
+    if db is not None:
+        _clean_up(lambda: db.close_old_connections())
+
+
+def close_connections() -> None:
+    """Close all database connections of this native thread, which ends. Raises nothing.
+
+    Otherwise they stay open until the garbage collector finds them.
+    """
+    db = sys.modules.get("django.db")
+    if db is not None:
+        _clean_up(lambda: db.connections.close_all())
+
+
+def _clean_up(close: Callable[[], object]) -> None:
     try:
+        # Django may be there only because some library has imported it, and then it has no
+        # settings, and so no connections.
         if sys.modules["django.conf"].settings.configured:
-            django_db.close_old_connections()
+            close()
     except Exception as exc:
-        logger.warning("Closing old connections of Django failed: %s: %s", type(exc).__name__, exc)
+        logger.warning("Closing connections of Django failed: %s: %s", type(exc).__name__, exc)

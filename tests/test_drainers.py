@@ -18,7 +18,8 @@ from celery.result import GroupResult
 
 from celery_green_drain import DrainerStopped, drainers, notices
 from celery_green_drain.drainers import outage
-from celery_green_drain.drainers.base import LASTED, Backoff
+from celery_green_drain.drainers.base import LASTED
+from celery_green_drain.drainers.outage import Backoff
 
 from .green import (
     DRAINER,

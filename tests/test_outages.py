@@ -13,7 +13,7 @@ import pytest
 import redis
 from celery import Celery, uuid
 
-from celery_green_drain.drainers.base import Backoff
+from celery_green_drain.drainers.outage import Backoff
 
 from .conftest import Line, storing
 from .green import spawn, wait_until

@@ -476,6 +476,38 @@ def bounced(
     bouncer.end()
 
 
+def test_an_error_that_comes_and_goes_is_not_the_fault_of_an_id(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a statement is refused now and then, and the connection holds."""
+    app = make("sqlite")
+    find, task_id, errors = Rows._find, uuid(), [ValueError("chance")] * 3
+
+    def fail(self: Rows, task_ids: list[str]) -> Any:
+        if task_ids == [task_id] and errors:
+            raise errors.pop()
+        return find(self, task_ids)
+
+    store(app, 1, task_id=task_id)
+    monkeypatch.setattr(Rows, "_find", fail)
+    assert app.AsyncResult(task_id).get(timeout=20) == 1
+    assert not errors
+
+
+def test_no_connection_is_kept_for_a_look_that_is_far_off(
+    make: Callable[..., Celery], postgres: PostgresServer
+) -> None:
+    """Others may be waiting for it, behind a pooler."""
+    app = make("postgres", result_drainer_poll_min=60, result_drainer_poll_max=60)
+    consumer = app.backend.result_consumer
+    got = spawn_get(app.AsyncResult(uuid()), timeout=3)
+    wait_until(lambda: consumer.connections, "the first look")
+    wait_until(lambda: not postgres.connections("web"), "the end of the idle connection")
+    assert app.AsyncResult(store(app)).get(timeout=20) == 42
+    assert consumer.statistics().connects == 1
+    wait_until(lambda: got, "the end of the wait")
+
+
 @pytest.mark.parametrize("bounced", [("transaction", 2)], indirect=True)
 def test_each_look_may_be_served_by_another_server(bounced: Celery) -> None:
     """Nothing is prepared for the next one."""
@@ -799,10 +831,17 @@ def test_single_calls_share_a_few_clients(
     assert int(memcached.statistics()["total_connections"]) - before <= 12
 
 
-@pytest.mark.skipif(MODE != "eventlet", reason="native threads have a hub each in eventlet alone")
-@pytest.mark.parametrize("name", ["sqlite", "postgres"])
-def test_a_native_thread_leaves_no_file_open(make: Callable[..., Celery], name: str) -> None:
+@pytest.mark.skipif(
+    MODE != "eventlet", reason="native threads end after each call in eventlet alone"
+)
+@pytest.mark.parametrize("name", ["sqlite", "postgres", "django-db"])
+def test_a_native_thread_leaves_no_file_open(
+    make: Callable[..., Celery], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = make(name)
+    from django.db import connections
+
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 600)
 
     def files() -> int:
         return len(os.listdir("/proc/self/fd"))

@@ -13,9 +13,10 @@ import redis
 from celery import Celery
 
 from celery_green_drain import drainers
+from celery_green_drain.drainers import lanes
 from celery_green_drain.drainers.slots import Slots
 
-from .green import GREEN, MODE, crowd, green_timeout, kill, size, spawn, wait_until
+from .green import GREEN, MODE, block, crowd, green_timeout, kill, size, spawn, wait_until
 
 green = pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
 
@@ -50,7 +51,7 @@ def test_one_after_another(slots: Slots) -> None:
         slots.put_nowait(thing)
     with pytest.raises(Full):
         slots.put_nowait("c")
-    assert slots.qsize() == 2
+    assert len(slots.queue) == 2
 
 
 def test_who_asks_later_has_to_wait(slots: Slots) -> None:
@@ -85,7 +86,7 @@ def test_a_turn_is_passed_on_by_who_is_killed(slots: Slots) -> None:
     wait_until(lambda: second, "the second in the line")
     slots.put_nowait(second.pop())
     slots.put_nowait(things.pop())
-    assert slots.qsize() == 2
+    assert len(slots.queue) == 2
     assert not first
     assert not slots.called
 
@@ -136,7 +137,7 @@ def test_time_limits_around_single_commands(app: Celery, store: Callable[..., st
     asked = crowd(50, ask)
     assert 0 < answers[0] < sum(asked)
     pool = client.connection_pool
-    assert pool.pool.qsize() == pool.max_connections
+    assert len(pool.pool.queue) == pool.max_connections
     assert all(crowd(20, lambda _: client.get(key)))
 
 
@@ -159,9 +160,39 @@ def test_nobody_waits_for_a_connection_for_ever(
 
 @pytest.mark.parametrize("native", [False, True])
 def test_nobody_waits_for_a_store_for_ever(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drainers.library, "PATIENCE", 0.2)
+    monkeypatch.setattr(lanes, "PATIENCE", 0.2)
     call = drainers.fitting().lanes(1, native)
     spawn(call, time.sleep, 1)
     time.sleep(0.1)
     with pytest.raises(TimeoutError, match="None of 1 calls"):
         call(time.sleep, 0)
+
+
+@green
+def test_a_lane_is_free_when_its_native_call_has_ended() -> None:
+    """Not when its caller has: a client that bears one call at a time would get two."""
+    call = drainers.fitting().lanes(1, native=True)
+    begun: list[int] = []
+    ended: list[int] = []
+
+    def work() -> None:
+        begun.append(1)
+        block(0.5)
+        ended.append(1)
+
+    for number in range(1, 4):
+        caller = spawn(call, work)
+        wait_until(lambda: len(begun) == number, "the call")  # noqa: B023
+        kill(caller)
+        assert call(ended.copy) == [1] * number
+
+
+@green
+def test_a_lane_whose_caller_is_killed_as_it_waits_is_not_lost() -> None:
+    call = drainers.fitting().lanes(1, native=True)
+    busy = spawn(call, block, 0.3)
+    waiting = [spawn(call, block, 0) for _ in range(5)]
+    time.sleep(0.05)
+    for caller in (*waiting, busy):
+        kill(caller)
+    assert call(int, "1") == 1

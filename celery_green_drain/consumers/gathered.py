@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import uuid
 
@@ -25,7 +25,7 @@ from ..pending import Meta
 from .reading import Reading
 
 if TYPE_CHECKING:
-    from ..drainers.base import Drainer, Lanes
+    from ..drainers.base import Drainer
     from .base import ResultConsumer
     from .lookups import Found, Lookup
 
@@ -49,7 +49,7 @@ class GatheredReads:
     :param call_store: makes a call to the store, where it may block, and in its turn.
     """
 
-    def __init__(self, consumer: ResultConsumer, call_store: Lanes) -> None:
+    def __init__(self, consumer: ResultConsumer, call_store: Callable[..., Any]) -> None:
         self._consumer = consumer
         self._call_store = call_store
         #: Those that wait for the next query, and those of the one under way.

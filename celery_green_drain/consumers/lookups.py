@@ -23,6 +23,7 @@ from ..internals import sqlalchemy_is_listened_to
 from ..pending import Meta
 
 __all__ = (
+    "HELD",
     "CouchDocuments",
     "DjangoKeys",
     "DjangoRows",

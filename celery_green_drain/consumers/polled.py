@@ -20,10 +20,11 @@ from ..clock import monotonic
 from ..quoting import one_line
 from .base import ResultConsumer
 from .gathered import GatheredReads
-from .lookups import OneByOne, refuses_login, unreadable
+from .lookups import HELD, OneByOne, refuses_login, unreadable
 
 if TYPE_CHECKING:
-    from ..drainers.base import Drainer, Lanes
+    from ..drainers.base import Drainer
+    from ..drainers.lanes import Lanes
     from .lookups import Found, Lookup
 
 __all__ = ("PolledResultConsumer",)
@@ -42,6 +43,10 @@ BATCH = 500
 #: Seconds between two looks whether what is waited for still lives.
 PATIENCE = 1.0
 
+#: How often an id is looked for again that the store seems to refuse, as it may be chance: as often
+#: as Celery asks a database.
+ATTEMPTS = 3
+
 
 class PolledResultConsumer(ResultConsumer):
     """Polls one store. See the module for how."""
@@ -54,7 +59,7 @@ class PolledResultConsumer(ResultConsumer):
         self._poller: Poller | None = None
         #: What the store raised, until the loop has taken notice.
         self._error: Exception | None = None
-        self._calls: dict[type[Drainer], Lanes] = {}
+        self._lanes_of: dict[type[Drainer], Lanes] = {}
         self.reads = GatheredReads(self, self.call_store)
         self._interval = self.settings.poll_min
         #: When to look next, and when somebody was waited for last: by the monotonic clock.
@@ -79,10 +84,10 @@ class PolledResultConsumer(ResultConsumer):
         For everybody, in the middle of a worker's task as well: no drainer is needed for it.
         """
         library = drainers.fitting()
-        if library not in self._calls:  # the first time, or before the process was patched
+        if library not in self._lanes_of:  # the first time, or before the process was patched
             traits = self.backend.traits
-            self._calls.setdefault(library, library.lanes(traits.parallel, traits.blocks))
-        return self._calls[library](function, *args)
+            self._lanes_of.setdefault(library, library.lanes(traits.parallel, traits.blocks))
+        return self._lanes_of[library](function, *args)
 
     # -- in the drain loop
 
@@ -167,6 +172,8 @@ class PolledResultConsumer(ResultConsumer):
             self._due = now + self._interval
         if delivered:
             self._hurry(now)
+        if error is None and self._due - now > HELD:
+            poller.rest()
 
     def on_connected(self) -> None:
         """The store has answered a new connection."""
@@ -199,10 +206,10 @@ class PolledResultConsumer(ResultConsumer):
                 self.drainer.discard(spawned)
         backend = self.backend
         kept = None if backend is None else backend.forget_connections()
-        return self._poller, self._calls, self.reads.forget(), kept
+        return self._poller, self._lanes_of, self.reads.forget(), kept
 
 
-#: The ids to look for next; None: end.
+#: The ids to look for next; none: rest; None: end.
 Request = Optional[list[str]]
 
 #: What a look has found, and what ended it early, if something did.
@@ -241,7 +248,7 @@ class Poller:
         self._lookup = lookup
         self._lanes = self._traits.parallel if lookup.parallel else 1
         # A store that takes one call at a time takes ours in the same lane as all others.
-        self._call: Lanes = (
+        self._call: Callable[..., Any] = (
             self._consumer.call_store
             if self._traits.parallel == 1
             else drainers.fitting().lanes(self._lanes, self._traits.blocks)
@@ -258,6 +265,10 @@ class Poller:
         # Not before: interrupted in between, it would be busy for ever.
         self.busy = True
         self._consumer.figures.lookups += 1
+
+    def rest(self) -> None:
+        """Close the connection, as the next look is far off, and opens it anew."""
+        self._ask([])
 
     def close(self) -> None:
         """End, and close the connection, once the look under way is over."""
@@ -278,6 +289,9 @@ class Poller:
                     task_ids = self._requests.popleft()
                     if task_ids is None:
                         return
+                    if not task_ids:
+                        self._close()
+                        continue
                     looking = True
                     try:
                         found, error = self._look(task_ids)
@@ -380,19 +394,25 @@ class Poller:
             error = exc
         # Either the store is gone; or one of the ids is such that it refuses the whole, and
         # whoever waits for that one must not stop all others.
-        try:
-            self._look_up([uuid()])
-        except Exception:
-            raise error from None  # the first one tells more
+        self._prove_that_it_answers(error)
         if len(task_ids) > 1:
             half = len(task_ids) // 2
             return self._find(task_ids[:half]) + self._find(task_ids[half:])
+        for _ in range(ATTEMPTS):
+            try:
+                return self._look_up(task_ids)
+            except type(error):
+                if self._lookup.lost:  # again; where it is by this id, looking one by one shows it
+                    raise
+            self._prove_that_it_answers(error)
+        return [unreadable(task_ids[0], error)]
+
+    def _prove_that_it_answers(self, error: Exception) -> None:
+        """:raises Exception: *error*, which tells more than that of this look, if it does not."""
         try:
-            return self._look_up(task_ids)
-        except type(error):
-            if self._lookup.lost:  # again; where it is by this id, looking one by one shows it
-                raise
-            return [unreadable(task_ids[0], error)]
+            self._look_up([uuid()])
+        except Exception:
+            raise error from None
 
     def _look_up(self, task_ids: list[str]) -> list[Found]:
         found: list[Found] = self._call(self._lookup.find, task_ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..drainers.library import Signal
+from ..drainers.signal import Signal
 
 __all__ = ("Reading",)
 

@@ -20,11 +20,13 @@ from celery.backends import asynchronous
 from .. import forks
 from ..clock import monotonic
 from .drained import drained
-from .library import Lanes, Library, Outcome, Signal
+from .library import Library
 from .mailbox import Abandoned, Mailbox
 from .outage import REFUSED, Backoff, Outage
+from .signal import Signal
+from .ticket import Ticket
 
-__all__ = ("Backoff", "Drainer", "Lanes", "Outcome", "Signal")
+__all__ = ("Drainer",)
 
 logger = logging.getLogger(__name__)
 
@@ -62,20 +64,6 @@ class Life(Enum):
 
 #: Looked up once: every wait asks.
 TURNING = (Life.RUNNING, Life.STOPPING)
-
-
-class Ticket:
-    """Lets one loop begin, unless it is taken back before: who takes it first has it."""
-
-    def __init__(self) -> None:
-        self._left = [True]
-
-    def take(self) -> bool:
-        """Return whether nobody has taken it so far. In one step."""
-        try:
-            return self._left.pop()
-        except IndexError:
-            return False
 
 
 class Drainer(Library, asynchronous.Drainer):

@@ -16,12 +16,14 @@ from eventlet.green.selectors import SelectSelector
 from eventlet.greenthread import GreenThread
 
 from .. import exits
+from ..django import close_connections
 from ..internals import eventlet_hub
 from .base import TURN, Drainer
 from .callbacks import CallbackRunner
-from .library import Lanes, Outcome, Signal, in_context
+from .lanes import Lanes
 from .mailbox import Mailbox
 from .patching import obstacle
+from .signal import Signal
 from .thread import ThreadSignal
 
 __all__ = ("EventletDrainer",)
@@ -86,17 +88,7 @@ class EventletDrainer(Drainer):
 
     @classmethod
     def lanes(cls, limit: int, native: bool = False) -> Lanes:
-        lanes = super().lanes(limit)
-        if not native:
-            return lanes
-
-        def call(function: Callable[..., Any], *args: Any) -> Any:
-            if not _in_main_thread():
-                return function(*args)  # in a native thread already
-            outcome: Outcome = lanes(_in_thread, in_context(function, args))
-            return outcome.get()
-
-        return call
+        return Lanes(limit, cls, _in_thread if native else None)
 
     def discard(self, spawned: Any) -> None:
         # A green thread exists in the child as well.
@@ -124,14 +116,16 @@ def _in_main_thread() -> bool:
     return bool(_native.get_ident() == ident)
 
 
-def _in_thread(function: Callable[[], Outcome]) -> Outcome:
+def _in_thread(function: Callable[[], Any]) -> Any:
     # Not eventlet's tpool: after a fork its loop runs in the child too, and takes from the parent
     # what the threads there have to tell.
-    outcomes: list[Outcome] = []
+    outcomes: list[Any] = []
     receiver, sender = _native_socket.socketpair()
 
     def run() -> None:
-        outcomes.append(function())
+        outcome = function()
+        close_connections()
+        outcomes.append(outcome)
         sender.close()
         _end_hub()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import forks
 from .base import STOP_TIMEOUT, TURN, Life
-from .library import Outcome
+from .lanes import Outcome
 from .mailbox import Abandoned
 from .thread import ThreadDrainer
 

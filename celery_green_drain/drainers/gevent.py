@@ -16,11 +16,12 @@ from gevent.selectors import GeventSelector
 from gevent.threadpool import ThreadPool
 from greenlet import getcurrent, greenlet
 
-from .base import Drainer, Ticket
+from .base import Drainer
 from .callbacks import CallbackRunner
-from .library import Lanes, Outcome, in_context
+from .lanes import Lanes
 from .mailbox import Abandoned
 from .patching import obstacle
+from .ticket import Ticket
 
 __all__ = ("GeventDrainer",)
 
@@ -108,8 +109,7 @@ class GeventDrainer(Drainer):
 
     @classmethod
     def lanes(cls, limit: int, native: bool = False) -> Lanes:
-        lanes = super().lanes(limit)
-        return _NativeLanes(cls, lanes, 2 * limit) if native else lanes
+        return Lanes(limit, cls, _Pool(2 * limit) if native else None)
 
     def discard(self, spawned: Any) -> None:
         # A greenlet exists in the child as well.
@@ -147,30 +147,24 @@ class GeventDrainer(Drainer):
         self._hub = hub
 
 
-class _NativeLanes:
-    """Calls in native threads.
+class _Pool:
+    """Native threads, for those who call through the same lanes.
 
-    :param lanes: what lets as many in as may be under way at once.
-    :param size: native threads at most: more, as a call goes on whose caller was killed.
+    :param size: threads at most: more than lanes, as gevent frees one a moment after its call.
     """
 
-    def __init__(self, library: type[GeventDrainer], lanes: Lanes, size: int) -> None:
-        self._library = library
-        self._lanes = lanes
+    def __init__(self, size: int) -> None:
         self._size = size
         self._pool: ThreadPool | None = None
         self._free: list[ThreadPool] = []
 
-    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
-        if not self._library.at_home():
-            return function(*args)  # in a native thread already
+    def __call__(self, function: Callable[[], Any]) -> Any:
         if self._pool is None:
             self._free = _free_pools[os.getpid(), self._size]
             self._pool = (
                 self._free.pop() if self._free else ThreadPool(self._size, idle_task_timeout=IDLE)
             )
-        outcome: Outcome = self._lanes(self._pool.apply, in_context(function, args))
-        return outcome.get()
+        return self._pool.apply(function)
 
     def __del__(self) -> None:
         if self._pool is not None and not len(self._pool):  # else a call in it may hang for ever

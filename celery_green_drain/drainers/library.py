@@ -5,38 +5,12 @@ from __future__ import annotations
 import contextvars
 import selectors
 from collections.abc import Callable
-from functools import partial
-from queue import Empty
 from typing import Any, ClassVar
 
+from .lanes import Lanes
 from .signal import Signal
-from .slots import PATIENCE, Slots
 
-__all__ = ("Lanes", "Library", "Outcome", "Signal", "in_context")
-
-#: What :meth:`Library.lanes` returns.
-Lanes = Callable[..., Any]
-
-
-class Outcome:
-    """What a call returned or raised.
-
-    Green libraries report an exception that crosses threads by themselves, so ours cross as this.
-    """
-
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._value: Any = None
-        self._error: Exception | None = None
-        try:
-            self._value = function(*args)
-        except Exception as exc:
-            self._error = exc
-
-    def get(self) -> Any:
-        """Return it, or raise it."""
-        if self._error is not None:
-            raise self._error
-        return self._value
+__all__ = ("Library",)
 
 
 class Library:
@@ -146,35 +120,8 @@ class Library:
 
     @classmethod
     def lanes(cls, limit: int, native: bool = False) -> Lanes:
-        """Return ``call(function, *args)``, which calls *limit* functions at a time at most.
+        """Return what calls *limit* functions at a time at most.
 
         :param native: in native threads, for what would block all greenlets of the process.
-
-        Who has not had its turn after :data:`PATIENCE` seconds gets a :exc:`TimeoutError`.
         """
-        free = Slots(limit, cls.own_signal)
-        for lane in range(limit):
-            free.put_nowait(lane)
-
-        def call(function: Callable[..., Any], *args: Any) -> Any:
-            try:
-                lane = free.get(timeout=PATIENCE)
-            except Empty:
-                raise TimeoutError(
-                    f"None of {limit} calls to the result store has ended within {PATIENCE:g} s, "
-                    "so this one cannot be made: it is overloaded, or its driver hangs."
-                ) from None
-            try:
-                return function(*args)
-            finally:
-                free.put_nowait(lane)
-
-        return call
-
-
-def in_context(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], Outcome]:
-    """What calls ``function(*args)`` in another thread, as if the caller did.
-
-    Traces, the ids of requests and the like are in its context variables.
-    """
-    return partial(Outcome, contextvars.copy_context().run, (function, *args))
+        return Lanes(limit, cls)

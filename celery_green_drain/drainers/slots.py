@@ -46,9 +46,6 @@ class Slots:
     def overdue(self) -> None:
         """Somebody has waited in vain for :data:`PIECE` seconds, or for as much as was left."""
 
-    def qsize(self) -> int:
-        return len(self.queue)
-
     def put_nowait(self, thing: Any) -> None:
         """Give *thing* back. Never blocks, never switches.
 
