@@ -141,7 +141,9 @@ class Buckets:
 
 
 class Figures:
-    """Counted by the drain loop alone, without a lock; but callbacks end in any thread."""
+    """Counted without a lock, each of them by one alone: the drain loop, who polls a store for it,
+    or who ends the process. But callbacks end in any thread.
+    """
 
     def __init__(self) -> None:
         self.delivered = 0

@@ -16,6 +16,7 @@ the reply queue. The loop looks whenever others may have run, see
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from typing import Protocol
@@ -31,6 +32,8 @@ class Member(Protocol):
     def after_fork_in_child(self) -> None:
         """Do so: neither block, nor switch, nor touch a socket."""
 
+
+logger = logging.getLogger(__name__)
 
 _members: weakref.WeakSet[Member] = weakref.WeakSet()
 
@@ -63,7 +66,10 @@ def _begin_anew() -> None:
     global _pid
     _pid = os.getpid()
     for member in list(_members):
-        member.after_fork_in_child()
+        try:
+            member.after_fork_in_child()
+        except Exception:  # of somebody's own, and the others are not to stay the parent's
+            logger.exception("After a fork this could not begin anew: %r", member)
 
 
 # Celery's and kombu's own hooks know billiard's and multiprocessing's forks only.

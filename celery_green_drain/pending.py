@@ -130,7 +130,7 @@ class Wait(Waiter):
             self.put(pending, None)
         else:
             # Asked for after the wait is listed, so that no drop under way overlooks it.
-            self._consumer.want(pending, self)
+            pending.loop.want(pending, self)
 
     def tell(self, pending: PendingResult, read: Read, own: Read) -> None:
         """A state on the way has come.
@@ -173,10 +173,12 @@ class Wait(Waiter):
         return self._signal.wait(rest) or rest != tick
 
     def _timed_out(self) -> TimeoutError:
-        missing = [pending.task_id for pending in self._waited_for() if not pending.ready]
-        state = self._consumer.table.state(missing[0]) if missing else None
-        seconds = monotonic() - self._began
-        error: TimeoutError = timed_out(missing, state, self._consumer.drainer, seconds)
+        missing = [pending for pending in self._waited_for() if not pending.ready]
+        first = missing[0] if missing else None
+        state = None if first is None else first.table.state(first.task_id)
+        drainer = (self._consumer if first is None else first.loop).drainer
+        ids = [pending.task_id for pending in missing]
+        error: TimeoutError = timed_out(ids, state, drainer, monotonic() - self._began)
         return error
 
     def _waited_for(self) -> Iterable[PendingResult]:
@@ -187,7 +189,7 @@ class Wait(Waiter):
         for pending in self._waited_for():
             pending.leave(self)
             if not (pending.ready or pending.wanted):
-                self._consumer.drop(pending)
+                pending.loop.drop(pending)
 
 
 class EndWait(Wait):

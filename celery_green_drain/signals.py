@@ -53,9 +53,17 @@ callback_raised = Signal(name="callback_raised", providing_args={"name", "except
 result_given_up = Signal(name="result_given_up", providing_args={"task_id", "exception", "at"})
 
 
-def send(signal: Signal, sender: Any, arguments: dict[str, Any]) -> None:
-    """Tell the receivers of *signal*; what one of them raises is logged, and reaches nobody."""
+def send(
+    signal: Signal,
+    sender: Any,
+    arguments: dict[str, Any],
+    failures: tuple[type[BaseException], ...],
+) -> None:
+    """Tell the receivers of *signal*; what one of them raises is logged, and reaches nobody.
+
+    :param failures: what that may be, beside each ``Exception``, which the signal logs itself.
+    """
     try:
-        signal.send(sender=sender, **arguments)  # which logs each Exception itself
-    except SystemExit as exc:
-        logger.error("A receiver of %s called sys.exit(%s).", signal.name, exc.code)
+        signal.send(sender=sender, **arguments)
+    except failures as exc:
+        logger.error("A receiver of %s raised %r.", signal.name, exc)

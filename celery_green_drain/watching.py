@@ -76,8 +76,7 @@ def watch(result: ResultBase, timeout: float | None = None) -> Generator[State, 
     :raises DrainerStopped: when the drainer is stopped meanwhile.
     :raises celery.exceptions.ImproperlyConfigured: at once, where no drainer serves the backend.
     :raises TypeError: at once, where *result* is no result, such as a task id.
-    :raises ValueError: at once, where a task ignores its result, the results are of different
-        backends, or *timeout* is not a number.
+    :raises ValueError: at once, where a task ignores its result, or *timeout* is not a number.
     :raises RuntimeError: at once, within a task, as ``get()`` does.
     """
     return cast("Generator[State, None, None]", follow(result, timeout))
@@ -93,22 +92,23 @@ def follow(result: ResultBase, timeout: float | None = None, tick: float | None 
     results = {as_text(node.id): node for node in leaves(result)}
     ended = {task_id: known(node) for task_id, node in results.items() if known(node)}
     waiting = [node for task_id, node in results.items() if task_id not in ended]
-    backend = _backend(waiting) if waiting else None
+    if waiting:
+        _check(waiting)
     deadline(timeout)  # refused at once, not with the first step
     look = timeout is not None and timeout <= 0
 
     def arrivals() -> _Arrivals:
         yield from ended.items()
-        if backend is not None and look:
-            yield from _look_up(backend, waiting)
-        elif backend is not None:
-            yield from _wait_for(backend, waiting, timeout, tick)
+        if waiting and look:
+            yield from _look_up(waiting)
+        elif waiting:
+            yield from _wait_for(waiting, timeout, tick)
 
     return _states(arrivals(), len(results))
 
 
-def _backend(results: list[Any]) -> DrainedBackendMixin:
-    """The backend of *results*, which can be waited for."""
+def _check(results: list[Any]) -> None:
+    """See that *results* can be waited for; raises what :func:`watch` does."""
     assert_will_not_block()
     for result in results:
         if getattr(result, "ignored", False):
@@ -116,21 +116,15 @@ def _backend(results: list[Any]) -> DrainedBackendMixin:
                 f"Task {quoted(result.id)} ignores its result, so its end can never be seen: call "
                 "the task with ignore_result=False, or define it without ignore_result=True."
             )
-    backend, *others = {id(result.backend): result.backend for result in results}.values()
-    if others:
-        raise ValueError(
-            f"The results are of {len(others) + 1} backends, and a drainer serves one only: "
-            "watch those of each Celery app by themselves."
-        )
-    if not isinstance(backend, DrainedBackendMixin):
-        raise ImproperlyConfigured(
-            f"watch() cannot follow results of {type(backend).__name__}, which is not served by a "
-            "drainer: set result_drainer in the Celery configuration, such as "
-            'result_drainer = "auto", before the first use of app.backend, and see that the '
-            "result_backend is one that celery_green_drain serves."
-        )
-    backend._ensure_not_eager()
-    return backend
+        backend = result.backend
+        if not isinstance(backend, DrainedBackendMixin):
+            raise ImproperlyConfigured(
+                f"watch() cannot follow results of {type(backend).__name__}, which is not served "
+                "by a drainer: set result_drainer in the Celery configuration, such as "
+                'result_drainer = "auto", before the first use of app.backend, and see that the '
+                "result_backend is one that celery_green_drain serves."
+            )
+        backend._ensure_not_eager()
 
 
 def _states(arrivals: _Arrivals, total: int) -> States:
@@ -161,11 +155,11 @@ def _states(arrivals: _Arrivals, total: int) -> States:
                 return
 
 
-def _look_up(backend: DrainedBackendMixin, results: list[Any]) -> _Arrivals:
+def _look_up(results: list[Any]) -> _Arrivals:
     """What the store knows now, without waiting."""
     metas: list[Meta] = []
     try:
-        backend._poll(results, metas.append)
+        results[0].backend._poll(results, metas.append)
         late = None
     except TimeoutError as exc:
         late = exc
@@ -176,12 +170,11 @@ def _look_up(backend: DrainedBackendMixin, results: list[Any]) -> _Arrivals:
         raise late
 
 
-def _wait_for(
-    backend: DrainedBackendMixin, results: list[Any], timeout: float | None, tick: float | None
-) -> _Arrivals:
+def _wait_for(results: list[Any], timeout: float | None, tick: float | None) -> _Arrivals:
     # Here *results* are kept meanwhile: one that nobody keeps is not told what has come for it.
     forks.notice()
     until = deadline(timeout)
+    backend = results[0].backend
     wait = InboxWait(backend.result_consumer, messages=True, inbox=Newest())
     try:
         for result in results:

@@ -37,8 +37,10 @@ def _fork(work: Callable[[int], object], number: int) -> int:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether that child has."""
+    """Whether that child has, with a good end."""
     try:
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        assert status == 0
+        return ended == pid
     except ChildProcessError:
         return True  # gevent, which once has forked, reaps all children

@@ -24,6 +24,7 @@ from celery_green_drain.drainers.outage import Backoff
 from .green import (
     DRAINER,
     GREEN,
+    MODE,
     crowd,
     drain_loops,
     in_native_thread,
@@ -191,6 +192,55 @@ def test_killed_it_starts_again(
     wait_until(lambda: calls == [result], "the callback, from the next loop")
     assert drain_loops() == 1
     assert "was killed" in caplog.text
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+def test_killed_twice_it_starts_again() -> None:
+    """Also while what handles the log waits."""
+    stub = Stub()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            time.sleep(0.1)
+
+    handler = Handler()
+    logging.getLogger("celery_green_drain").addHandler(handler)
+    try:
+        stub.drainer.start()
+        wait_until(lambda: stub.turns, "a turn")
+        loop = stub.drainer.loop
+        spawn(kill, loop)
+        time.sleep(0.05)
+        kill(loop)
+    finally:
+        logging.getLogger("celery_green_drain").removeHandler(handler)
+    turns = stub.turns
+    wait_until(lambda: stub.turns > turns, "a turn of the new loop")
+    stub.drainer.stop()
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")
+def test_what_was_spawned_and_has_not_begun_is_discarded() -> None:
+    drainer, ran = Own(Stub()), list[int]()
+    drainer.discard(drainer.spawn(ran.append, 1))
+    time.sleep(0.05)
+    assert not ran
+
+
+@pytest.mark.skipif(MODE != "gevent", reason="only gevent has a hub in each native thread")
+def test_who_waited_in_a_native_thread_that_has_ended_is_passed_over() -> None:
+    signal = Own(Stub()).signal()
+
+    def wait() -> None:
+        import gevent
+
+        gevent.spawn(signal.wait)
+        gevent.sleep(0)
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    in_native_thread(wait)()
+    signal.set()
+    assert signal.wait(0)
 
 
 @pytest.mark.skipif(not GREEN, reason="a thread cannot be killed")

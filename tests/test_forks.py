@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from celery import Celery, uuid
 
+from celery_green_drain import forks
+
 from .children import has_ended
 from .conftest import Line
 from .green import GREEN, MODE, block, spawn, spawn_get, wait_until
@@ -106,6 +108,47 @@ def test_while_the_loop_connects(steps: int, line: Line) -> None:
     assert (consumer.statistics().connects, consumer.statistics().outages) == (1, 0)
     receiver.close()
     sender.close()
+
+
+@pytest.mark.parametrize("how", FORKS)
+def test_as_the_loop_has_connected(
+    how: str, app: Celery, store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy goes on there, and what it has opened is its parent's."""
+    consumer = app.backend.result_consumer
+    opened, pids = consumer.open_session, list[int]()
+
+    def open_and_fork() -> Any:
+        session = opened()
+        pids.append(FORKS[how]())
+        if not pids[0]:
+            spawn(lambda: (time.sleep(0.2), os._exit(consumer.session is not None)))
+        return session
+
+    monkeypatch.setattr(consumer, "open_session", open_and_fork)
+    assert app.AsyncResult(store(1)).get(timeout=20) == 1
+    wait_until(lambda: has_ended(pids[0]), "the end of the child, and a good one")
+    assert consumer.statistics().outages == 0
+
+
+def test_one_that_cannot_begin_anew_keeps_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    class Member:
+        def __init__(self, breaks: bool) -> None:
+            self.breaks = breaks
+
+        def after_fork_in_child(self) -> None:
+            if self.breaks:
+                raise ValueError("somebody's own")
+            told.append(self)
+
+    told: list[Member] = []
+    members = [Member(breaks=i % 2 == 0) for i in range(10)]
+    for member in members:
+        forks.register(member)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(len(told) != 5)
+    wait_until(lambda: has_ended(pid), "the end of the child, and a good one")
 
 
 @pytest.mark.skipif(MODE != "gevent", reason="eventlet's hub cannot be forked in the middle")

@@ -45,7 +45,17 @@ from celery_green_drain.inspection.command import green_drain
 from celery_green_drain.prometheus import PREFIX, Collector
 
 from .conftest import Line, in_gunicorn
-from .green import DRAINER, GREEN, MODE, crowd, size, spawn, spawn_get, wait_until
+from .green import (
+    DRAINER,
+    GREEN,
+    MODE,
+    crowd,
+    green_timeout,
+    size,
+    spawn,
+    spawn_get,
+    wait_until,
+)
 from .servers import Process, RedisServer
 from .tasks import make_app
 
@@ -414,7 +424,12 @@ def heard(*wanted: Signal) -> Iterator[list[tuple[str, dict[str, Any]]]]:
     def leave(**kwargs: Any) -> None:
         sys.exit("a receiver that leaves")
 
-    receivers: Iterable[Callable[..., None]] = (raise_, receive, sleep, leave)
+    def give_up(**kwargs: Any) -> None:
+        if GREEN:
+            with green_timeout(0.01, raises=True):
+                time.sleep(30)
+
+    receivers: Iterable[Callable[..., None]] = (raise_, receive, sleep, leave, give_up)
     for one in wanted:
         for receiver in receivers:
             one.connect(receiver, weak=False)

@@ -27,6 +27,7 @@ from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.result import GroupResult, ResultSet
 
 from celery_green_drain import DrainerStopped, sse, watch
+from celery_green_drain.backends.polled import polled as polled_backend
 from celery_green_drain.backends.stores import gathers
 from celery_green_drain.consumers import gathered, polled
 from celery_green_drain.consumers.gathered import GatheredReads
@@ -1076,6 +1077,28 @@ def test_a_subclass_gathers_not(make: Callable[..., Celery]) -> None:
     backend = make("sqlite").backend
     assert gathers(backend, backend.stock)
     assert not gathers(backend, type("Own", (backend.stock,), {}))
+
+
+@pytest.mark.parametrize("name", ["sqlite", "django-db"])
+def test_a_subclass_is_asked_in_its_own_way(make: Callable[..., Celery], name: str) -> None:
+    """Such as one that looks in a second place."""
+    app = make(name)
+    stock = app.backend.stock
+
+    class Archive(stock):  # type: ignore[misc, valid-type]
+        def _get_task_meta_for(self, task_id: str) -> Any:
+            meta = super()._get_task_meta_for(task_id)
+            if meta["status"] == "PENDING":
+                return {"status": "SUCCESS", "result": "archived", "task_id": task_id}
+            return meta
+
+    backend = polled_backend(Archive)(app, url=app.backend.url)
+    ids = [store(app, 1), uuid()]
+    try:
+        got = [app.AsyncResult(each, backend=backend).get(timeout=20) for each in ids]
+        assert got == [1, "archived"]
+    finally:
+        backend.result_consumer.stop()
 
 
 def test_where_celery_keeps_what_it_has_read_it_reads_itself(make: Callable[..., Celery]) -> None:

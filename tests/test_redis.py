@@ -16,7 +16,9 @@ import pytest
 import redis
 from celery import Celery, uuid
 from celery.exceptions import TimeoutError
+from celery.result import ResultSet
 
+from celery_green_drain import watch
 from celery_green_drain.backends.redis import RedisBackend
 from celery_green_drain.consumers import redis as consumer_module
 from celery_green_drain.consumers import redis_session as consumers
@@ -25,6 +27,7 @@ from celery_green_drain.consumers.base import OutOfStep
 from celery_green_drain.internals import redis_socket
 from celery_green_drain.pending import InboxWait
 
+from .conftest import storing
 from .green import GREEN, crowd, kill, size, spawn, spawn_get, wait_until
 from .servers import RedisServer
 
@@ -304,6 +307,27 @@ def test_the_store_is_believed_after_an_outage(
     store(3, task_id=task_id)
     wait_until(lambda: seen == [1, 2, 3], "the end")
     del waiter
+
+
+def test_members_of_a_group_that_are_stored_elsewhere(
+    make: Callable[..., Celery], results: RedisServer
+) -> None:
+    """As those of a task that has a backend of its own: each is looked for where it is."""
+    apps = make(), make(results=results.url(database=5))
+    ids = [storing(app)(i) for i, app in enumerate(apps)]
+
+    def members(of: Any = apps) -> list[Any]:
+        return [app.AsyncResult(task_id) for app, task_id in zip(of, ids)]
+
+    for timeout in (20, 0):
+        assert ResultSet(members()).get(timeout=timeout) == [0, 1]
+    assert {state.task_id for state in watch(ResultSet(members()), timeout=20)} == set(ids)
+    assert [state.done for state in watch(ResultSet(members()), timeout=0)] == [1, 2]
+    ids[1] = uuid()
+    with pytest.raises(TimeoutError, match=ids[1]):
+        ResultSet(members()).get(timeout=0.3)
+    consumer = apps[1].backend.result_consumer
+    wait_until(lambda: not len(consumer.table), "the end of the wait")
 
 
 def test_global_keyprefix(make: Callable[..., Celery]) -> None:

@@ -15,6 +15,7 @@ from celery.result import AsyncResult, GroupResult, ResultSet, allow_join_result
 from vine import promise
 
 from celery_green_drain import pending, sse, watch
+from celery_green_drain.backends import base
 from celery_green_drain.consumers.amqp import AmqpSession
 from celery_green_drain.consumers.virtual import VirtualSession
 
@@ -553,6 +554,22 @@ def test_a_failed_chord_whose_header_tells_nothing(app: Celery, store: Callable[
     store(ChordError("a task of the header has failed"), "FAILURE", body.id)
     wait_until(lambda: outcome, "the error")
     assert isinstance(outcome[0], ChordError)
+
+
+def test_a_header_that_tells_nothing_takes_no_longer_than_the_timeout(
+    app: Celery, store: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "CAUSE", 60)
+    body = app.AsyncResult(uuid(), parent=app.AsyncResult(uuid()))
+    outcome = spawn_get(body, timeout=5)
+    statistics = app.backend.result_consumer.statistics
+    timeouts = statistics().timeouts
+    wait_until(lambda: statistics().pending == 2, "the wait")
+    store(ChordError("a task of the header has failed"), "FAILURE", body.id)
+    wait_until(lambda: outcome, "the error")
+    assert isinstance(outcome[0], ChordError)
+    wait_until(lambda: not statistics().pending, "the end of the wait")
+    assert statistics().timeouts == timeouts
 
 
 @stored

@@ -54,6 +54,31 @@ def test_one_after_another(slots: Slots) -> None:
     assert len(slots.queue) == 2
 
 
+def test_who_leaves_as_its_turn_comes_takes_no_turn_along() -> None:
+    """In threads it may leave after it was taken out of the line, and before it is called."""
+
+    class Late(set[Any]):
+        def add(self, element: Any) -> None:
+            time.sleep(0.3)
+            super().add(element)
+
+    slots = Slots(1, drainers.fitting().own_signal)
+    slots.called = Late()
+    left: list[Exception] = []
+
+    def leave() -> None:
+        try:
+            slots.get(timeout=0.1)
+        except Empty as exc:
+            left.append(exc)
+
+    spawn(leave)
+    wait_until(lambda: slots.waiting, "the caller to wait")
+    slots.put_nowait("a")
+    wait_until(lambda: left, "the caller to leave")
+    assert slots.get(timeout=20) == "a"
+
+
 def test_who_asks_later_has_to_wait(slots: Slots) -> None:
     things = [slots.get(), slots.get()]
     first: list[Any] = []

@@ -582,11 +582,6 @@ def test_a_task_that_ignores_its_result(app: Celery) -> None:
         watch(app.tasks["ignored"].delay())
 
 
-def test_results_of_two_backends(make: Callable[..., Celery]) -> None:
-    with pytest.raises(ValueError, match="2 backends"):
-        watch(ResultSet([make().AsyncResult(uuid()), make().AsyncResult(uuid())]))
-
-
 @pytest.mark.kinds("redis")
 def test_within_a_task(app: Celery) -> None:
     last = list(watch(app.tasks["watching"].delay(), timeout=20))[-1]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from celery import current_app, states
-from celery.exceptions import ChordError, TimeoutError
+from celery.exceptions import ChordError
 from celery.result import ResultSet
 
 from .. import forks
@@ -113,6 +113,9 @@ class DrainedBackendMixin:
     def pending(self, result: Any) -> PendingResult:
         """What *result* has to serve until it is ready."""
         forks.notice()
+        backend = self._backend_of(result)
+        if backend is not self:
+            return backend.pending(result)
         pending, consumer = result.on_ready, self.result_consumer
         if (
             isinstance(pending, PendingResult)
@@ -140,6 +143,11 @@ class DrainedBackendMixin:
         if known(result):
             fresh(result)
         return fresh
+
+    def _backend_of(self, result: Any) -> DrainedBackendMixin:
+        """Where *result* is stored: a member of a group may have a backend of its own."""
+        backend = result.backend
+        return backend if isinstance(backend, DrainedBackendMixin) else self
 
     # -- waiting
 
@@ -222,7 +230,7 @@ class DrainedBackendMixin:
         """
         ready, missing = [], []
         for result in results:
-            meta = self.get_task_meta(result.id)
+            meta = self._backend_of(result).get_task_meta(result.id)
             if on_message is not None:
                 on_message(meta)
             make_known(result, meta)
@@ -317,12 +325,13 @@ class _Waiting:
         if not (self._watched and isinstance(failure(node), ChordError)):
             return
         until = monotonic() + CAUSE
+        if self._deadline is not None:
+            until = min(until, self._deadline)
         while self._watched:
-            try:
-                arrival = self._wait.next(until)
-            except TimeoutError:
+            arrival = self._wait.next(tick=max(0.0, until - monotonic()))
+            if arrival is None:
                 return
-            parent = self._watched.pop(arrival[0], None) if arrival and not arrival[1] else None
+            parent = None if arrival[1] else self._watched.pop(arrival[0], None)
             if parent is not None and not isinstance(failure(parent), ChordError):
                 parent.maybe_throw()
 

@@ -63,6 +63,7 @@ class PolledBackendMixin(DrainedBackendMixin):
 
     def forget_connections(self) -> object:
         """Return what is open, which belongs to another process now, without touching it."""
+        self._inside.clear()  # a thread of the child may have the number of one of the parent's
         return None
 
     # -- the calls to the store, which may block

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +98,11 @@ OWN_CLIENTS = "celery.backends.cache.CacheBackend"
 def traits_of(backend: Any, stock: type, settings: Settings) -> Traits:
     """Return what is known of the class *stock*, of which *backend* is one."""
     threads = settings.threads
-    known = [KNOWN[name] for name in _names(stock) if name in KNOWN]
-    if known:
-        lookup, given = known[0]
+    known = next((cls for cls in stock.__mro__ if _name(cls) in KNOWN), None)
+    if known is not None:
+        lookup, given = KNOWN[_name(known)]
+        if not _reads_as(stock, known):
+            lookup = OneByOne
         blocks = given(backend) if callable(given) else given
         # Sockets that a green library has patched belong to the thread that opened them, so what
         # is put into threads against its nature has to do with one.
@@ -108,12 +110,23 @@ def traits_of(backend: Any, stock: type, settings: Settings) -> Traits:
         return Traits(lookup, blocks if threads is None else threads, parallel)
     # Of another package: it may block, and two calls at once may be more than its client bears,
     # as Celery gives each thread a backend of its own.
-    has_mget = getattr(stock, "mget", None) not in (None, BaseKeyValueStoreBackend.mget)
+    has_mget = getattr(stock, "mget", None) not in (None, BaseKeyValueStoreBackend.mget) and (
+        _reads_as(stock, BaseKeyValueStoreBackend, READS[:2])
+    )
     return Traits(
         Keys if has_mget else OneByOne,
         blocks=threads is not False,
         parallel=settings.parallel if backend.app.conf.get("result_backend_thread_safe") else 1,
     )
+
+
+#: By what a backend reads one state.
+READS = ("get_task_meta", "_get_task_meta_for", "get")
+
+
+def _reads_as(stock: type, known: type, names: Sequence[str] = READS) -> bool:
+    """Whether the class *stock* reads a state as *known* does, of which it is a subclass."""
+    return all(getattr(stock, name, None) is getattr(known, name, None) for name in names)
 
 
 def has_own_clients(stock: type) -> bool:

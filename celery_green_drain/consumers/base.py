@@ -199,7 +199,7 @@ class ResultConsumer(Drained):
             return
         arguments.setdefault("at", time.time())
         try:
-            self.drainer.call(signals.send, signal, backend.app, arguments)
+            self.drainer.call(signals.send, signal, backend.app, arguments, self.failures)
         except RuntimeError as exc:  # no more threads can be started
             logger.warning("The receivers of %s are not told: %s", signal.name, exc)
 

@@ -60,7 +60,7 @@ class Buffer:
     put in its new place before it is taken from the old one, and the loop alone counts.
 
     :param limit: how many are kept that nobody has got. The oldest go first, those last whose
-        ``AsyncResult`` still lives.
+        ``AsyncResult`` lives.
     """
 
     def __init__(self, limit: int) -> None:
@@ -71,7 +71,7 @@ class Buffer:
         #: The same, of results that somebody holds, and whose turn to go it was.
         self._kept: OrderedDict[str, Payload] = OrderedDict()
         #: Results that somebody holds: an ordered set. And those of the kept that are let go.
-        self._held: dict[str, None] = {}
+        self._held: OrderedDict[str, None] = OrderedDict()
         self._released: deque[str] = deque()
         #: Those of them whose state somebody has seen.
         self._asked: set[str] = set()
@@ -134,8 +134,8 @@ class Buffer:
         """A task is sent, and its ``AsyncResult`` given to somebody."""
         self._held[task_id] = None
         if len(self._held) > HELD:
-            with suppress(KeyError, RuntimeError, StopIteration):  # another thread was faster
-                del self._held[next(iter(self._held))]
+            with suppress(KeyError):  # another thread was faster
+                self._held.popitem(last=False)
 
     def release(self, task_id: str) -> None:
         """It is being finalised: neither lock nor switch, and nothing is raised."""

@@ -173,7 +173,8 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             session = self._open_resp2(exc)
         except (RedisError, OSError) as exc:
             # Perhaps a proxy that closes on HELLO, and the next attempt does without.
-            self._try_resp3 = not resp3 or "connecting" in str(exc)
+            refused = isinstance(exc, AuthenticationError)
+            self._try_resp3 = not resp3 or refused or "connecting" in str(exc)
             raise
         else:
             if resp3:

@@ -60,10 +60,9 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
         session = self.session
         try:
             if session is None:
-                self.session = self.open_session()
+                self.session = self._open_here()
                 self.figures.connected()
                 self._opened = monotonic()
-                self.mailbox.look()
             else:
                 session.turn(timeout)
                 if monotonic() - self._opened > self.settings.heartbeat:
@@ -82,6 +81,16 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
                 # To the drainer that would mean that nothing has come.
                 raise ConnectionError("The server did not answer in time.") from exc
             raise
+
+    def _open_here(self) -> Opened:
+        mailbox = self.mailbox  # that of this loop: in a child the consumer has another one
+        session = self.open_session()
+        try:
+            mailbox.look()
+        except BaseException:
+            forks.keep(session)
+            raise
+        return session
 
     def disconnect(self) -> None:
         session, self.session = self.session, None

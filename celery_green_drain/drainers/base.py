@@ -300,13 +300,15 @@ class Drainer(Library, asynchronous.Drainer):
         self.mailbox.close()
         # Not before, or what is still done in this loop would start the next one.
         self._life = Life.IDLE
-        if not stopped and not sys.is_finalizing():
+        killed = not stopped and not sys.is_finalizing()
+        try:
+            if killed or self.mailbox.asked:  # by another thread, just now
+                self.start()
+        finally:
+            ended.set()
+            self._turned.set()
+        if killed:  # last, as what handles the log may wait, and be killed once more
             logger.warning(KILLED)
-            self.start()
-        elif self.mailbox.asked:
-            self.start()  # by another thread, just now
-        ended.set()
-        self._turned.set()
 
     def _settle(self) -> None:
         """Choose where the loop is to live, before it is spawned."""

@@ -94,6 +94,8 @@ class EventletDrainer(Drainer):
         # A green thread exists in the child as well.
         if spawned:
             (self._hub or hubs.get_hub()).schedule_call_global(0, spawned.throw)
+        elif spawned is not None and not spawned.dead:  # it has not begun, and would before that
+            spawned.run = _nothing
 
     def _settle(self) -> None:
         if not _in_main_thread():
@@ -103,6 +105,9 @@ class EventletDrainer(Drainer):
                 "app.backend.result_consumer.drainer.start() there."
             )
         self._hub = hubs.get_hub()
+
+
+def _nothing(*_: object) -> None: ...
 
 
 def _native_signal() -> Signal:

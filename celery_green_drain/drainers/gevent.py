@@ -210,11 +210,11 @@ class GeventSignal:
         self.ready = True
         if self._greenlet is None:
             return
-        hub = self._hub
+        hub, loop = self._hub, self._hub.loop
         if hub is get_hub():
-            hub.loop.run_callback(self._wake)
-        else:
-            hub.loop.run_callback_threadsafe(self._wake)
+            loop.run_callback(self._wake)
+        elif loop is not None:  # else the native thread of who waited has ended
+            loop.run_callback_threadsafe(self._wake)
 
     def _wake(self) -> None:
         # In its hub. It may have been killed meanwhile, and wait for something else by now.

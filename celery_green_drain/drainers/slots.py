@@ -111,7 +111,8 @@ class Slots:
         try:
             self.waiting.remove(signal)
         except ValueError:
-            # It was called, or is just being: the turn is the next one's.
+            # It was called, or is just being, by another thread: the turn is the next one's.
+            signal.wait(PIECE)
             self.called.discard(signal)
             if self._left:
                 self._call_next()
