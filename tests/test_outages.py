@@ -13,6 +13,7 @@ import pytest
 import redis
 from celery import Celery, uuid
 
+from celery_green_drain.consumers import resp
 from celery_green_drain.drainers.outage import Backoff
 
 from .conftest import Line, storing
@@ -346,7 +347,6 @@ def test_a_password_that_changes_in_an_outage(
     app.backend.always_retry = False  # the callbacks look themselves, and are refused as well
     asked = Asked(app)
     wait_until(lambda: own.subscriptions() == 5, "the subscriptions")
-    connections = app.backend.result_consumer.connections
     own.kill()
     wait_until(lambda: lost(caplog), "the loss to be noticed")
     own.login = ">secret"
@@ -359,12 +359,22 @@ def test_a_password_that_changes_in_an_outage(
         with pytest.raises(told):
             app.AsyncResult(uuid()).get(timeout=5)
     assert sum("refuses" in message for message in caplog.messages) == 1
-    failures = app.backend.result_consumer.drainer.outage
-    wait_until(lambda: failures.failures % 2, "an odd number of attempts")
     own.probe.execute_command("ACL", "SETUSER", "default", "nopass")
     assert app.AsyncResult(store(2)).get(timeout=20) == 2
-    # A refusal says nothing against RESP3.
-    assert app.backend.result_consumer.connections == connections
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_refused_password_says_nothing_against_resp3(
+    attempts: int, make: Callable[..., Celery], own: RedisServer
+) -> None:
+    app = make(results=own.url("web"))
+    own.probe.execute_command("ACL", "SETUSER", "default", "resetpass", ">secret")
+    consumer = app.backend.result_consumer
+    consumer.start()
+    wait_until(lambda: consumer.drainer.outage.failures == attempts, "the refusal")
+    own.probe.execute_command("ACL", "SETUSER", "default", "nopass")
+    wait_until(lambda: consumer.connections, "the connection")
+    assert consumer.connections == (1 if resp.RESP3 else 2)
 
 
 def test_a_connection_that_has_held_is_opened_anew_at_once(
