@@ -112,15 +112,22 @@ def _finish_once() -> None:
             try:
                 _finish(all_of_them)
             finally:  # not once more, where it was interrupted
+                _finish_last()
                 _ended = process
                 del _under_way[process]
-                for function in _last:
-                    function()
         elif other[0] == caller or monotonic() > other[1]:
             return  # such as a signal in the middle of it
         else:
             # As uWSGI with gevent calls in two greenlets, and ends when the second one returns.
             time.sleep(LOOK)
+
+
+def _finish_last() -> None:
+    for function in _last:
+        try:
+            function()
+        except Exception:
+            logger.exception("This failed at the end of the process: %r", function)
 
 
 def _finish(all_of_them: list[Ending]) -> None:

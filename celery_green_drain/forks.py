@@ -16,7 +16,6 @@ the reply queue. The loop looks whenever others may have run, see
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from typing import Protocol
@@ -32,8 +31,6 @@ class Member(Protocol):
     def after_fork_in_child(self) -> None:
         """Do so: neither block, nor switch, nor touch a socket."""
 
-
-logger = logging.getLogger(__name__)
 
 _members: weakref.WeakSet[Member] = weakref.WeakSet()
 
@@ -65,11 +62,14 @@ def notice() -> None:
 def _begin_anew() -> None:
     global _pid
     _pid = os.getpid()
+    errors: list[Exception] = []
     for member in list(_members):
         try:
             member.after_fork_in_child()
-        except Exception:  # of somebody's own, and the others are not to stay the parent's
-            logger.exception("After a fork this could not begin anew: %r", member)
+        except Exception as exc:  # of somebody's own, and the others are not to stay the parent's
+            errors.append(exc)
+    if errors:
+        raise errors[0]
 
 
 # Celery's and kombu's own hooks know billiard's and multiprocessing's forks only.

@@ -11,7 +11,7 @@ import celery._state
 import pytest
 import redis
 from celery import Celery, current_task
-from celery.backends.base import BaseBackend
+from celery.backends.base import BaseBackend, BaseKeyValueStoreBackend
 from celery.backends.redis import RedisBackend
 from celery.backends.rpc import RPCBackend
 from celery.result import AsyncResult
@@ -44,6 +44,7 @@ PRIVATE: dict[str, Any] = {
     "_forget": BaseBackend,
     "_get_current_object": type(current_task),
     "_get_pool": RedisBackend,
+    "_get_task_meta_for": BaseKeyValueStoreBackend,
     "_maybe_set_cache": AsyncResult,
     "_on_fulfilled": AsyncResult,
     "_pool": Celery,

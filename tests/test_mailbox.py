@@ -112,7 +112,7 @@ def test_what_a_signal_handler_raises_in_the_middle_of_a_post(
         woken.set()
 
     spawn(sleep)
-    time.sleep(0.05)
+    wait_until(lambda: mailbox._asleep, "the sleep")
     with monkeypatch.context() as patch:
         patch.setattr(mailbox, "_sender", Interrupted())
         with pytest.raises(KeyboardInterrupt):

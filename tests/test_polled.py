@@ -502,8 +502,9 @@ def test_no_connection_is_kept_for_a_look_that_is_far_off(
     app = make("postgres", result_drainer_poll_min=60, result_drainer_poll_max=60)
     consumer = app.backend.result_consumer
     got = spawn_get(app.AsyncResult(uuid()), timeout=3)
-    wait_until(lambda: consumer.connections, "the first look")
+    wait_until(lambda: consumer.connected, "the first look")
     wait_until(lambda: not postgres.connections("web"), "the end of the idle connection")
+    assert (consumer.connections, consumer.connected) == (0, True)
     assert app.AsyncResult(store(app)).get(timeout=20) == 42
     assert consumer.statistics().connects == 1
     wait_until(lambda: got, "the end of the wait")
@@ -1097,6 +1098,29 @@ def test_a_subclass_is_asked_in_its_own_way(make: Callable[..., Celery], name: s
     try:
         got = [app.AsyncResult(each, backend=backend).get(timeout=20) for each in ids]
         assert got == [1, "archived"]
+    finally:
+        backend.result_consumer.stop()
+
+
+def test_a_store_may_read_while_it_reads(make: Callable[..., Celery]) -> None:
+    """Such as one that follows from a result to another one, with one lane for all."""
+    app = make("own")
+    stock = app.backend.stock
+
+    class Following(stock):  # type: ignore[misc, valid-type]
+        def _get_task_meta_for(self, task_id: str) -> Any:
+            meta = super()._get_task_meta_for(task_id)
+            if meta["status"] == "SUCCESS" and meta["result"] in ids:
+                return app.AsyncResult(meta["result"], backend=backend)._get_task_meta()
+            return meta
+
+    ids: list[str] = []
+    backend = polled_backend(Following)(app, url=app.backend.url)
+    ids.append(store(app, 42))
+    ids.append(store(app, ids[0]))
+    try:
+        assert app.AsyncResult(ids[1], backend=backend).get(timeout=20) == 42
+        assert app.AsyncResult(ids[1], backend=backend).result == 42
     finally:
         backend.result_consumer.stop()
 

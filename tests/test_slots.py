@@ -193,6 +193,13 @@ def test_nobody_waits_for_a_store_for_ever(native: bool, monkeypatch: pytest.Mon
         call(time.sleep, 0)
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_a_call_within_a_call_needs_no_lane(native: bool) -> None:
+    call = drainers.fitting().lanes(1, native)
+    assert call(lambda: call(int, "1")) == 1
+    assert not call.is_inside()
+
+
 @green
 def test_a_lane_is_free_when_its_native_call_has_ended() -> None:
     """Not when its caller has: a client that bears one call at a time would get two."""

@@ -146,7 +146,7 @@ class DrainedBackendMixin:
 
     def _backend_of(self, result: Any) -> DrainedBackendMixin:
         """Where *result* is stored: a member of a group may have a backend of its own."""
-        backend = result.backend
+        backend = getattr(result, "backend", None)
         return backend if isinstance(backend, DrainedBackendMixin) else self
 
     # -- waiting
@@ -328,8 +328,9 @@ class _Waiting:
         if self._deadline is not None:
             until = min(until, self._deadline)
         while self._watched:
-            arrival = self._wait.next(tick=max(0.0, until - monotonic()))
-            if arrival is None:
+            rest = until - monotonic()
+            arrival = self._wait.next(tick=max(0.0, rest))
+            if arrival is None or (rest <= 0 and arrival[1]):  # nothing, or no end of states
                 return
             parent = None if arrival[1] else self._watched.pop(arrival[0], None)
             if parent is not None and not isinstance(failure(parent), ChordError):

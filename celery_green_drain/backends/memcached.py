@@ -62,7 +62,7 @@ class ClientsMixin:
 
     def forget_connections(self) -> object:
         clients, self._clients = self._clients, None
-        return clients, super().forget_connections()  # type: ignore[misc]
+        return clients
 
 
 def _may_share() -> bool:

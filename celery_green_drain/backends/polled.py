@@ -39,11 +39,7 @@ class PolledBackendMixin(DrainedBackendMixin):
 
     is_cached: Callable[[str], bool]
 
-    #: Greenlets and threads in the middle of a call to the store.
-    _inside: set[int]
-
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
-        self._inside = set()
         super().__init__(app, *args, **kwargs)
         self.traits.lookup.prepare(self)
         self.result_consumer: Any = PolledResultConsumer(self)
@@ -63,7 +59,6 @@ class PolledBackendMixin(DrainedBackendMixin):
 
     def forget_connections(self) -> object:
         """Return what is open, which belongs to another process now, without touching it."""
-        self._inside.clear()  # a thread of the child may have the number of one of the parent's
         return None
 
     # -- the calls to the store, which may block
@@ -73,7 +68,7 @@ class PolledBackendMixin(DrainedBackendMixin):
             return super().get_task_meta(task_id)
         alone = partial(self._in_store, "get_task_meta", task_id, cache=cache)
         # Each store takes ids of other types as it likes.
-        if type(task_id) is not str or threading.get_ident() in self._inside:
+        if type(task_id) is not str or self.result_consumer.calls_store():
             return alone()
         forks.notice()
         return self.result_consumer.reads.read(task_id, alone)
@@ -101,27 +96,22 @@ class PolledBackendMixin(DrainedBackendMixin):
 
     def _in_store(self, name: str, *args: Any, **kwargs: Any) -> Any:
         function = partial(getattr(super(), name), *args, **kwargs)
-        caller = threading.get_ident()
-        if caller in self._inside:
-            return function()  # from within another one, which must not wait for itself
-        return self.result_consumer.call_store(self._call, function, caller)
-
-    def _call(self, function: Callable[[], Any], caller: int) -> Any:
-        here = threading.get_ident()
-        self._inside.add(here)
-        try:
-            return function()
-        finally:
-            self._inside.discard(here)
-            # A native thread of a pool ends no request, which is when Django would do it.
-            if here != caller:
-                close_old_connections()
+        return self.result_consumer.call_store(_call, function, threading.get_ident())
 
     # -- pickling
 
     def __reduce__(self, args: Any = (), kwargs: Any = None) -> Any:
         restore, ((_, (_, *arguments)), url) = super().__reduce__(args, kwargs)
         return restore, ((_unpickle, (self.stock, *arguments)), url)
+
+
+def _call(function: Callable[[], Any], caller: int) -> Any:
+    try:
+        return function()
+    finally:
+        # A native thread of a pool ends no request, which is when Django would do it.
+        if threading.get_ident() != caller:
+            close_old_connections()
 
 
 def _unpickle(stock: type, *args: Any) -> Any:

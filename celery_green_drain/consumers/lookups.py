@@ -107,6 +107,9 @@ class Lookup:
     #: Whether several calls of :meth:`find` may be under way at once.
     parallel = False
 
+    #: Whether it has a connection of its own, which :meth:`close` closes.
+    connects = False
+
     #: Whether the last call had no connection, or lost it, as far as can be told: what it raised
     #: says nothing of what it looked for then.
     lost = False
@@ -281,6 +284,8 @@ class Rows(Lookup):
 
     Out of a pool it is taken for each look.
     """
+
+    connects = True
 
     #: Kept, as each new one of Celery's asks the server for its version and more.
     _engine: Any = None

@@ -76,18 +76,30 @@ class PolledResultConsumer(ResultConsumer):
 
     @property
     def connections(self) -> int:
-        return int(self._poller is not None and self._poller.proven)
+        return int(self.connected and self._poller is not None and not self._poller.resting)
+
+    @property
+    def connected(self) -> bool:
+        return self._poller is not None and self._poller.proven
 
     def call_store(self, function: Callable[..., Any], *args: Any) -> Any:
         """Return ``function(*args)``, which calls the store: where it may block, and in its turn.
 
         For everybody, in the middle of a worker's task as well: no drainer is needed for it.
         """
+        return self._lanes(function, *args)
+
+    def calls_store(self) -> bool:
+        """Whether the caller is in the middle of that. For everybody."""
+        return self._lanes.is_inside()
+
+    @property
+    def _lanes(self) -> Lanes:
         library = drainers.fitting()
         if library not in self._lanes_of:  # the first time, or before the process was patched
             traits = self.backend.traits
             self._lanes_of.setdefault(library, library.lanes(traits.parallel, traits.blocks))
-        return self._lanes_of[library](function, *args)
+        return self._lanes_of[library]
 
     # -- in the drain loop
 
@@ -231,6 +243,8 @@ class Poller:
         self.proven = False
         #: Whether a look is under way, or what it has found is handed over.
         self.busy = False
+        #: Whether the connection is closed until the next look.
+        self.resting = False
         #: Whether the loop was told of its end.
         self.ended = False
         self.forgotten = False
@@ -261,14 +275,17 @@ class Poller:
 
     def look(self, task_ids: list[str]) -> None:
         """Begin to look for *task_ids*. What is found goes to the loop."""
+        self.resting = False
         self._ask(task_ids)
         # Not before: interrupted in between, it would be busy for ever.
         self.busy = True
         self._consumer.figures.lookups += 1
 
     def rest(self) -> None:
-        """Close the connection, as the next look is far off, and opens it anew."""
-        self._ask([])
+        """Close the connection, if there is one: the next look is far off, and opens it anew."""
+        if self._lookup.connects:
+            self.resting = True
+            self._ask([])
 
     def close(self) -> None:
         """End, and close the connection, once the look under way is over."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from .. import forks
 from ..clock import monotonic
+from ..drainers.mailbox import Abandoned
 from .base import ResultConsumer
 
 __all__ = ("Session", "SessionConsumer", "is_closed", "not_blocking", "nothing_there")
@@ -87,7 +88,7 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
         session = self.open_session()
         try:
             mailbox.look()
-        except BaseException:
+        except Abandoned:
             forks.keep(session)
             raise
         return session

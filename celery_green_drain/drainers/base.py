@@ -267,9 +267,8 @@ class Drainer(Library, asynchronous.Drainer):
         # Notes are read meanwhile: much of what they ask for needs no connection.
         while not self._ending and monotonic() < until:
             self._rest(until - monotonic())
-            if self.mailbox.asked:  # who begins to wait would find the server by itself
+            if self.mailbox.read():  # who begins to wait would find the server by itself
                 until = min(until, now + Backoff(OFTEN, OFTEN).pause(1))
-            self.mailbox.read()
 
     def _rest(self, seconds: float) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import threading
 from collections.abc import Callable
 from functools import partial
 from queue import Empty
@@ -23,10 +24,10 @@ class Outcome:
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._value: Any = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         try:
             self._value = function(*args)
-        except Exception as exc:
+        except BaseException as exc:  # else nobody would hear of it
             self._error = exc
 
     def get(self) -> Any:
@@ -48,7 +49,8 @@ class Lanes:
     """Calls functions, *limit* at a time at most.
 
     :param apart: runs a function in a native thread, and returns what that returns; None: each is
-        run by its caller. A caller that is in a native thread already runs it itself.
+        run by its caller. A caller that is in a native thread already runs it itself, and waits for
+        its turn only where there is one lane: not every library can be woken from there at once.
     """
 
     def __init__(
@@ -60,29 +62,48 @@ class Lanes:
         self._limit = limit
         self._library = library
         self._apart = apart
+        #: Greenlets and threads in the middle of a call.
+        self._inside: set[int] = set()
         self._free = Slots(limit, library.own_signal)
         for _ in range(limit):
             self._give_back()
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Return ``function(*args)``.
+        """Return ``function(*args)``; within another call at once, which must not wait for itself.
 
         :raises TimeoutError: where it has not had its turn after :data:`~.slots.PATIENCE` seconds.
         """
-        self._take()
+        if self.is_inside():
+            return function(*args)
         if self._apart is None or not self._library.at_home():
+            if self._apart is not None and self._limit > 1:
+                return self._run(function, *args)
+            self._take()
             try:
-                return function(*args)
+                return self._run(function, *args)
             finally:
                 self._give_back()
         # As if the caller called it: traces, the ids of requests and the like are in its context.
-        inside = partial(Outcome, contextvars.copy_context().run, (function, *args))
-        call = _Call(inside, self._give_back)
+        run = partial(Outcome, contextvars.copy_context().run, (self._run, function, *args))
+        call = _Call(run, self._give_back)
+        self._take()
         try:
             outcome: Outcome = self._apart(call)
         finally:
             call.leave()
         return outcome.get()
+
+    def is_inside(self) -> bool:
+        """Whether the caller is in the middle of a call."""
+        return threading.get_ident() in self._inside
+
+    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        here = threading.get_ident()
+        self._inside.add(here)
+        try:
+            return function(*args)
+        finally:
+            self._inside.discard(here)
 
     def _take(self) -> None:
         try:

@@ -141,12 +141,13 @@ class Mailbox:
 
     # -- for the loop
 
-    def read(self) -> None:
-        """Call what was posted, and what is due."""
+    def read(self) -> bool:
+        """Call what was posted, and what is due; return whether somebody waits for some of it."""
         self._reader = threading.get_ident()
-        notes = self._notes
+        notes, asked = self._notes, False
         for _ in range(min(len(notes), BATCH)):
-            _asks, function, *args = notes.popleft()
+            asks, function, *args = notes.popleft()
+            asked = asked or asks
             try:
                 function(*args)
             except Exception:
@@ -157,6 +158,7 @@ class Mailbox:
                 function(*later)
             except Exception:
                 _log_failure(function, later)
+        return asked
 
     def later(self, seconds: float, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args)`` called in the turn that is due in *seconds*."""
