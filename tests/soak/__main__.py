@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import sys
@@ -12,14 +13,14 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from ..green import wait_until
 from ..proxy import proxied
 from ..rabbitmq import RabbitServer
 from ..servers import Process, RedisServer, Worker, free_port
-from .faults import Faults, RabbitFaults, RedisFaults, named
+from .faults import Faults, RabbitFaults, RedisFaults, children, named
 from .ledger import PATIENCE, Balance, books, table
 
 #: Requests that are made at once to each web server.
@@ -162,7 +163,7 @@ class Soak:
         outputs = []
         for process, _ in self.sites.values():
             process.popen.send_signal(signal.SIGTERM)
-            wait_until(lambda process=process: process.popen.poll() is not None, "its end", 60)
+            wait_until(lambda process=process: _has_ended(process), "its end", 60)
             outputs.append(process.output())
         rows: dict[str, Balance] = {}
         for name, balance in books(self.folder):
@@ -187,6 +188,14 @@ SERVERS = {
     ),
     "eventlet": lambda port: ("tests.soak.serve", str(port)),
 }
+
+
+def _has_ended(process: Process) -> bool:
+    # gunicorn tells its workers once, and one that is just starting takes no notice of it.
+    for child in children(process):
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM)
+    return process.popen.poll() is not None
 
 
 if __name__ == "__main__":

@@ -64,8 +64,7 @@ class Faults:
 
     def replace(self, seconds: float) -> None:
         """a web worker ended by SIGTERM, and replaced"""
-        children = Path(f"/proc/{self.gunicorn.popen.pid}/task/{self.gunicorn.popen.pid}/children")
-        os.kill(int(random.choice(children.read_text().split())), signal.SIGTERM)
+        os.kill(random.choice(children(self.gunicorn)), signal.SIGTERM)
 
 
 class RedisFaults(Faults):
@@ -87,6 +86,17 @@ class RabbitFaults(Faults):
     def close(self, seconds: float) -> None:
         """all connections closed by the broker"""
         self.server.control("close_all_connections", "on purpose")
+
+
+def children(process: Process) -> list[int]:
+    """The numbers of the processes that *process* has started; none where it has ended."""
+    number = process.popen.pid
+    try:
+        return [
+            int(each) for each in Path(f"/proc/{number}/task/{number}/children").read_text().split()
+        ]
+    except OSError:
+        return []
 
 
 def named(faults: Faults | type[Faults]) -> dict[str, Callable[..., Any]]:
