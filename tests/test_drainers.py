@@ -80,7 +80,9 @@ def test_stop_without_start_and_twice() -> None:
     stub.drainer.stop()
 
 
-def test_stop_ends_a_pause_after_a_failure() -> None:
+def in_a_long_pause() -> Stub:
+    """One whose connection is away: it has tried twice, and waits for a minute."""
+
     def lose() -> None:
         raise ConnectionError("gone")
 
@@ -88,6 +90,11 @@ def test_stop_ends_a_pause_after_a_failure() -> None:
     stub.drainer.backoff = Backoff(first=60, longest=60)
     stub.drainer.start()
     wait_until(lambda: stub.turns == 2, "the first attempt, which is made at once")
+    return stub
+
+
+def test_stop_ends_a_pause_after_a_failure() -> None:
+    stub = in_a_long_pause()
     begun = time.monotonic()
     stub.drainer.stop()
     assert time.monotonic() - begun < 5
@@ -95,13 +102,7 @@ def test_stop_ends_a_pause_after_a_failure() -> None:
 
 
 def test_who_begins_to_wait_ends_a_long_pause() -> None:
-    def lose() -> None:
-        raise ConnectionError("gone")
-
-    stub = Stub(lose)
-    stub.drainer.backoff = Backoff(first=60, longest=60)
-    stub.drainer.start()
-    wait_until(lambda: stub.turns == 2, "the first attempt, which is made at once")
+    stub = in_a_long_pause()
     for turns in (3, 4):
         stub.drainer.ask(len, ())
         wait_until(lambda: stub.turns == turns, "the next attempt")  # noqa: B023

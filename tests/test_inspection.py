@@ -424,12 +424,7 @@ def heard(*wanted: Signal) -> Iterator[list[tuple[str, dict[str, Any]]]]:
     def leave(**kwargs: Any) -> None:
         sys.exit("a receiver that leaves")
 
-    def give_up(**kwargs: Any) -> None:
-        if GREEN:
-            with green_timeout(0.01, raises=True):
-                time.sleep(30)
-
-    receivers: Iterable[Callable[..., None]] = (raise_, receive, sleep, leave, give_up)
+    receivers: Iterable[Callable[..., None]] = (raise_, receive, sleep, leave)
     for one in wanted:
         for receiver in receivers:
             one.connect(receiver, weak=False)
@@ -452,6 +447,24 @@ def test_the_begin_and_the_end(app: Celery, store: Callable[..., str]) -> None:
         assert arguments["sender"] is app
         assert DRAINER in arguments["drainer"].lower()
         assert arguments["address"].startswith("redis://127.0.0.1")
+
+
+@pytest.mark.skipif(not GREEN, reason="a thread has no such timeout")
+def test_a_receiver_that_ends_by_a_timeout_is_logged(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That of a green library is no Exception."""
+
+    def give_up(**kwargs: Any) -> None:
+        with green_timeout(0.01, raises=True):
+            time.sleep(30)
+
+    signals.drainer_started.connect(give_up, sender=app, weak=False)
+    try:
+        app.backend.result_consumer.start()
+        wait_until(lambda: "A receiver of drainer_started raised" in caplog.text, "the line")
+    finally:
+        signals.drainer_started.disconnect(give_up, sender=app)
 
 
 def test_an_outage(line: Line, caplog: pytest.LogCaptureFixture) -> None:

@@ -91,15 +91,20 @@ share(app)
 """
 
 
-def test_a_process_that_shares_and_uses_no_result(results: RedisServer, tmp_path: Path) -> None:
-    """It has nothing to write at its end, when it is too late to begin."""
-    process = subprocess.run(
-        [sys.executable, "-c", SHARES, results.url("shares")],
-        env={**UNMEASURED, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+def run_sharing(program: str, url: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run *program* with the multiprocess mode's files in *folder*."""
+    return subprocess.run(
+        [sys.executable, "-c", program, url],
+        env={**UNMEASURED, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+def test_a_process_that_shares_and_uses_no_result(results: RedisServer, tmp_path: Path) -> None:
+    """It has nothing to write at its end, when it is too late to begin."""
+    process = run_sharing(SHARES, results.url("shares"), tmp_path)
     assert (process.returncode, process.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
 
@@ -128,13 +133,7 @@ while sum(each.name.endswith("metrics") for each in threading.enumerate()) > 1:
 def test_what_a_process_gives_up_at_its_end_is_written(
     results: RedisServer, tmp_path: Path
 ) -> None:
-    process = subprocess.run(
-        [sys.executable, "-c", GIVES_UP, results.url("gives up")],
-        env={**UNMEASURED, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    process = run_sharing(GIVES_UP, results.url("gives up"), tmp_path)
     assert process.returncode == 0, process.stderr
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(tmp_path))

@@ -76,7 +76,8 @@ class PolledResultConsumer(ResultConsumer):
 
     @property
     def connections(self) -> int:
-        return int(self.connected and self._poller is not None and not self._poller.resting)
+        poller = self._poller
+        return int(poller is not None and poller.proven and not poller.resting)
 
     @property
     def connected(self) -> bool:

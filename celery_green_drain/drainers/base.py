@@ -22,7 +22,7 @@ from ..clock import monotonic
 from .drained import drained
 from .library import Library
 from .mailbox import Abandoned, Mailbox
-from .outage import REFUSED, Backoff, Outage
+from .outage import Backoff, Outage
 from .signal import Signal
 from .ticket import Ticket
 
@@ -39,8 +39,12 @@ TURN = 1.0
 #: Seconds that a connection must have worked for the next one to be opened soon.
 LASTED = 0.25
 
-#: Longest pause, in seconds, after such a connection was opened; and where somebody begins to wait.
+#: Longest pause, in seconds, after such a connection was opened.
 OFTEN = 1.0
+
+#: Where the server refuses us, or will answer later, and where somebody begins to wait, who is to
+#: hear of it.
+SOON = Backoff(1.0, 1.0)
 
 #: Seconds that the loop sleeps in one piece where nothing can wake it.
 REST = 0.25
@@ -262,13 +266,13 @@ class Drainer(Library, asynchronous.Drainer):
         else:
             pause = self.backoff.pause(self.outage.attempts)
         if refused or isinstance(exc, self.drained.delays):
-            pause = min(pause, Backoff(REFUSED, REFUSED).pause(1))
+            pause = min(pause, SOON.pause(1))
         until = now + pause
         # Notes are read meanwhile: much of what they ask for needs no connection.
         while not self._ending and monotonic() < until:
             self._rest(until - monotonic())
             if self.mailbox.read():  # who begins to wait would find the server by itself
-                until = min(until, now + Backoff(OFTEN, OFTEN).pause(1))
+                until = min(until, now + SOON.pause(1))
 
     def _rest(self, seconds: float) -> None:
         try:

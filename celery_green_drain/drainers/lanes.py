@@ -75,20 +75,26 @@ class Lanes:
         """
         if self.is_inside():
             return function(*args)
-        if self._apart is None or not self._library.at_home():
-            if self._apart is not None and self._limit > 1:
+        if self._apart is not None:
+            if self._library.at_home():
+                return self._run_apart(self._apart, function, *args)
+            if self._limit > 1:
                 return self._run(function, *args)
-            self._take()
-            try:
-                return self._run(function, *args)
-            finally:
-                self._give_back()
+        self._take()
+        try:
+            return self._run(function, *args)
+        finally:
+            self._give_back()
+
+    def _run_apart(
+        self, apart: Callable[..., Any], function: Callable[..., Any], *args: Any
+    ) -> Any:
         # As if the caller called it: traces, the ids of requests and the like are in its context.
         run = partial(Outcome, contextvars.copy_context().run, (self._run, function, *args))
         call = _Call(run, self._give_back)
         self._take()
         try:
-            outcome: Outcome = self._apart(call)
+            outcome: Outcome = apart(call)
         finally:
             call.leave()
         return outcome.get()

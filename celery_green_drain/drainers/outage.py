@@ -20,9 +20,6 @@ logger = logging.getLogger(__name__)
 #: accepts connections and refuses commands.
 STEADY = 1.0
 
-#: Longest pause, in seconds, where the server refuses us: who begins to wait is to hear of it.
-REFUSED = 1.0
-
 #: What differs between two errors of one kind, such as ports and seconds.
 NUMBERS = re.compile(r"\d+")
 
