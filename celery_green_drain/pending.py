@@ -64,7 +64,7 @@ def deadline(timeout: float | None) -> float | None:
         return None
     if math.isnan(timeout):
         raise ValueError(f"timeout = {timeout!r}: expected a number of seconds, or None.")
-    return None if timeout == math.inf else monotonic() + timeout
+    return None if timeout == math.inf else monotonic() + float(timeout)  # may be a Decimal
 
 
 class Inbox(Protocol):
@@ -356,9 +356,14 @@ class PendingResult(Promise):
         return list(filter(_is_wait, self.audience.copy()))
 
     @property
+    def calls_back(self) -> bool:
+        """Whether it has callbacks to serve, and its result lives."""
+        return self._served and self._ref() is not None
+
+    @property
     def wanted(self) -> bool:
         """Whether somebody still asks for it."""
-        if self._served and self._ref() is not None:
+        if self.calls_back:
             return True
         # Not all of them, as thousands may wait for one result, and each that comes or goes asks.
         return any(map(_is_wait, self.audience.copy()))
@@ -391,6 +396,13 @@ class PendingResult(Promise):
         """The result was forgotten, or is being finalised: neither lock nor switch."""
         self._keep = None
         self._dismiss(Callback)
+        self._serve_no_more()
+
+    def cancel(self) -> None:
+        super().cancel()
+        self._serve_no_more()
+
+    def _serve_no_more(self) -> None:
         if self._served or self.since:
             self._served = False
             self.loop.drop(self)

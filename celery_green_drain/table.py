@@ -151,7 +151,11 @@ class PendingTable:
         task_id = pending.task_id
         first, others = self._pending.get(task_id), self._others.get(task_id, {})
         listed = pending is first or pending in others
-        if not listed or (not pending.ready and pending.wanted):
+        if not listed:
+            return False
+        if not pending.ready and pending.wanted:
+            if not pending.calls_back:  # its callbacks were dismissed, and somebody still waits
+                self._calls.pop(pending, None)
             return False
         if not others:
             self._take(task_id)

@@ -32,6 +32,8 @@ pytestmark = pytest.mark.kinds("redis", "rpc, rabbitmq")
 #: For what looks into Redis, or what messages cannot do, in Celery either.
 stored = pytest.mark.kinds("redis")
 
+forgets = pytest.mark.skipif(celery.__version__ < "5.7", reason="Celery did not tell before 5.7")
+
 current: contextvars.ContextVar[str] = contextvars.ContextVar("current")
 
 
@@ -300,7 +302,7 @@ def test_weak_does_not_keep_the_result(
 
 
 @stored
-@pytest.mark.skipif(celery.__version__ < "5.7", reason="Celery did not tell before 5.7")
+@forgets
 def test_forgotten_calls_nothing(
     app: Celery, store: Callable[..., str], results: RedisServer
 ) -> None:
@@ -312,6 +314,32 @@ def test_forgotten_calls_nothing(
     wait_until(lambda: not results.subscriptions(), "the end of the subscription")
     store(task_id=result.id)
     assert result.get(timeout=5) == 42
+    assert calls == []
+
+
+@stored
+@pytest.mark.parametrize(
+    "dismiss",
+    [
+        pytest.param(AsyncResult.forget, marks=forgets),
+        lambda result: result.on_ready.cancel(),
+    ],
+    ids=["forget", "cancel"],
+)
+def test_dismissed_while_somebody_waits(
+    app: Celery, store: Callable[..., str], dismiss: Callable[[AsyncResult], None]
+) -> None:
+    """It counts no longer, or the end of the process would wait for it."""
+    calls: list[object] = []
+    result = app.AsyncResult(uuid())
+    outcome = spawn_get(result)
+    result.then(calls.append)
+    statistics = app.backend.result_consumer.statistics
+    wait_until(lambda: statistics().callbacks_pending == 1, "the callback")
+    dismiss(result)
+    wait_until(lambda: statistics().callbacks_pending == 0, "the end of the callback")
+    store(task_id=result.id)
+    wait_until(lambda: outcome == [42], "the result")
     assert calls == []
 
 

@@ -156,6 +156,16 @@ def test_a_read_beside_a_subscription_that_cannot_be_sent(
     assert consumer.statistics().outages == 1
 
 
+def test_a_read_while_the_loop_is_stopped(app: Celery, store: Callable[..., str]) -> None:
+    """It reads by itself then, and does not wait as for a server that hangs."""
+    task_id = store(1)
+    for _ in range(3):
+        assert app.AsyncResult(task_id).get(timeout=20) == 1
+        consumer = app.backend.result_consumer
+        _, state = crowd(2, lambda i: app.AsyncResult(task_id).state if i else consumer.stop(), 10)
+        assert state == "SUCCESS"
+
+
 def wait(app: Celery) -> None:
     with suppress(TimeoutError):
         app.AsyncResult(uuid()).get(timeout=1)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from decimal import Decimal
 
 import pytest
 from celery import Celery, chain, chord, group, uuid
@@ -151,6 +152,13 @@ def test_a_timeout_that_is_no_number(app: Celery, wait: Callable[..., object]) -
 def test_an_interval_that_is_no_number(app: Celery) -> None:
     with pytest.raises(ValueError, match="interval = nan"):
         app.AsyncResult(uuid()).get(timeout=1, interval=float("nan"), on_interval=print)
+
+
+def test_a_timeout_of_another_kind_of_number(app: Celery) -> None:
+    """As Django's ``DecimalField`` has it."""
+    assert app.tasks["add"].delay(2, 3).get(timeout=Decimal("20.5")) == 5
+    with pytest.raises(TimeoutError):
+        app.AsyncResult(uuid()).get(timeout=Decimal("0.1"))
 
 
 def test_a_timeout_without_end(app: Celery) -> None:

@@ -242,6 +242,10 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
         super().disconnect()
         self._give_up_readings()
 
+    def on_drainer_end(self, stopped: bool) -> None:
+        super().on_drainer_end(stopped)
+        self._give_up_readings()  # of its last notes, which no session takes any more
+
     def _give_up_readings(self) -> None:
         while self._readings:
             self._readings.pop().give_up()
