@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from multiprocessing import parent_process, util
 from typing import Protocol
 
 from celery.signals import worker_process_shutdown
@@ -91,9 +92,9 @@ _under_way: dict[int, tuple[int, float]] = {}
 def finish(**kwargs: object) -> None:
     """Wait for the callbacks of all apps together, and give up what is left. Once a process.
 
-    It happens by itself where Python, Celery or uWSGI ends the process. For servers that end it
-    otherwise: to be called last, and not in the thread of an event loop. It takes as long as
-    ``result_drainer_exit_timeout`` says, and two seconds more at most.
+    It happens by itself where Python, ``multiprocessing``, Celery or uWSGI ends the process. For
+    servers that end it otherwise: to be called last, and not in the thread of an event loop. It
+    takes as long as ``result_drainer_exit_timeout`` says, and two seconds more at most.
     """
     _finish_once()
     until = monotonic() + GRACE
@@ -120,6 +121,16 @@ def _finish_once() -> None:
         else:
             # As uWSGI with gevent calls in two greenlets, and ends when the second one returns.
             time.sleep(LOOK)
+
+
+def _begin_in_child(*_: object) -> None:
+    # A child of multiprocessing calls nothing of ``atexit``, and drops what its parent has here.
+    util.Finalize(None, finish, exitpriority=0)
+
+
+util.register_after_fork(finish, _begin_in_child)
+if parent_process() is not None:  # imported in the child itself
+    _begin_in_child()
 
 
 def _finish_last() -> None:

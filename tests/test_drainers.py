@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+import signal
 import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -598,11 +600,19 @@ def test_a_native_thread_waits_as_well(app: Celery, store: Callable[..., str]) -
     assert here
 
 
+class Lazy:
+    """What stands in for something that cannot be found yet, as Django's lazy objects."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise LookupError("too early")
+
+
 @pytest.mark.skipif(not GREEN, reason="all threads are native here")
 def test_a_native_thread_waits_first(
     app: Celery, store: Callable[..., str], make: Callable[..., Celery]
 ) -> None:
     task_id = uuid()
+    odd = [Lazy(), weakref.proxy(Lazy())]
     make().backend.store_result(task_id, 3, "SUCCESS")  # by another one, as that reads a state
     native = in_native_thread(lambda: app.AsyncResult(task_id).get(timeout=20))
     if DRAINER == "gevent":
@@ -611,6 +621,21 @@ def test_a_native_thread_waits_first(
     else:
         with pytest.raises(RuntimeError, match="wait in the main thread first"):
             native()
+    assert len(odd) == 2
+
+
+@pytest.mark.skipif(GREEN, reason="greenlets share the signals of their thread")
+def test_signals_are_for_other_threads(app: Celery, store: Callable[..., str]) -> None:
+    """A host's handler in C would run in the one that gets it. Callbacks are as all threads are."""
+    blocked = partial(signal.pthread_sigmask, signal.SIG_BLOCK, ())
+    consumer = app.backend.result_consumer
+    masks: list[set[int]] = []
+    consumer.in_loop(lambda: masks.append(blocked()))
+    wait_until(lambda: masks, "the loop")
+    app.AsyncResult(store(1)).then(lambda result: masks.append(blocked()))
+    wait_until(lambda: len(masks) == 2, "the callback")
+    assert signal.SIGTERM in masks[0]
+    assert masks[1] == blocked()
 
 
 def test_two_threads_share_one_backend(make: Callable[..., Celery]) -> None:

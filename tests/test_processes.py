@@ -65,6 +65,23 @@ def test_the_end_waits_for_callbacks(request: pytest.FixtureRequest, kind: str, 
     assert told in script.stderr
 
 
+def test_the_end_does_not_wait_for_a_callback_that_never_ends(
+    broker: RedisServer, results: RedisServer, worker: object
+) -> None:
+    script = run("end_in_a_callback", broker.url(), results.url())
+    assert script.returncode == 0
+    assert script.stderr == "The process ends in the middle of callbacks.\n"
+
+
+def test_the_end_of_children_of_multiprocessing(
+    broker: RedisServer, results: RedisServer, worker: object
+) -> None:
+    """They call nothing of ``atexit``."""
+    script = run("multiprocessing_children", broker.url(), results.url())
+    assert (script.returncode, script.stderr) == (0, "")
+    assert script.stdout == "fork\nspawn\nforkserver\n"
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGQUIT"])
 def test_an_interrupted_end_gives_up_at_once(
     name: str, broker: RedisServer, results: RedisServer

@@ -159,10 +159,14 @@ def test_a_read_beside_a_subscription_that_cannot_be_sent(
 def test_a_read_while_the_loop_is_stopped(app: Celery, store: Callable[..., str]) -> None:
     """It reads by itself then, and does not wait as for a server that hangs."""
     task_id = store(1)
+    consumer = app.backend.result_consumer
+
+    def stop_or_read(i: int) -> object:
+        return consumer.stop() if i == 0 else app.AsyncResult(task_id).state
+
     for _ in range(3):
         assert app.AsyncResult(task_id).get(timeout=20) == 1
-        consumer = app.backend.result_consumer
-        _, state = crowd(2, lambda i: app.AsyncResult(task_id).state if i else consumer.stop(), 10)
+        _, state = crowd(2, stop_or_read, 10)
         assert state == "SUCCESS"
 
 

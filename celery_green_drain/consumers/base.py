@@ -6,10 +6,8 @@ import logging
 import time
 import weakref
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from celery import states
@@ -88,8 +86,6 @@ class ResultConsumer(Drained):
         #: Results that callbacks wait for, as the process ends.
         self.given_up = 0
         self._told = False
-        #: Those that have found no thread as the process ends.
-        self._late: deque[Callable[[], object]] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self.table)} tasks pending, {self._drainer!r}>"
@@ -168,10 +164,6 @@ class ResultConsumer(Drained):
             drainer.call(function, *args)
             self._lacking = False
         except RuntimeError as exc:  # no more threads can be started
-            late = self._late
-            if late is not None:
-                late.append(partial(function, *args))
-                return
             if not self._lacking:
                 logger.warning("Callbacks have to wait: %s", exc)
             self._lacking = True
@@ -376,16 +368,12 @@ class ResultConsumer(Drained):
     def _wait_while(self, condition: Callable[[], bool], deadline: float) -> None:
         if self._drainer is None:
             return
-        if self._late is None:
-            self._late = deque()  # from now on threads may be refused
         quiet = 0
         while quiet < 2:  # as the loop may be just between a result and its callbacks
             quiet = 0 if condition() else quiet + 1
             rest = deadline - monotonic()
             if rest <= 0:
                 return
-            while self._late:
-                self._late.popleft()()
             self._drainer.sleep(min(rest, LOOK))
 
     @property
@@ -402,7 +390,7 @@ class ResultConsumer(Drained):
     @property
     def _open_calls(self) -> int:
         """Calls beside the loop that have not ended."""
-        return len(self._late or ()) + (0 if self._drainer is None else self._drainer.calls)
+        return 0 if self._drainer is None else self._drainer.calls
 
     def give_up_callbacks(self, at_once: bool) -> None:
         """Begin to tell those whose result has not come: in the drain loop, or *at_once*, here."""

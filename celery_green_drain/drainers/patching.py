@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-__all__ = ("LIBRARIES", "is_patched", "obstacle", "patchers", "trouble")
+__all__ = ("LIBRARIES", "is_patched", "obstacle", "patchers", "threads_are_green", "trouble")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ def is_patched(library: str, module: str = "socket") -> bool:
 def patchers() -> list[str]:
     """The libraries that have patched the sockets of this process."""
     return [library for library in LIBRARIES if is_patched(library)]
+
+
+def threads_are_green() -> bool:
+    """Whether ``threading`` starts greenlets, in the native thread of who starts them."""
+    return is_patched("gevent", "threading") or is_patched("eventlet", "thread")
 
 
 def obstacle(library: str) -> str | None:

