@@ -33,6 +33,6 @@ def result_address(app: Any) -> str:
 
 
 def broker_address(app: Any) -> str:
-    """Where *app* receives from. Connects to nothing."""
+    """Where *app* sends to, and receives results. Connects to nothing."""
     conf = app.conf
-    return masked(conf.broker_read_url or conf.broker_url or "amqp://")
+    return masked(conf.broker_write_url or conf.broker_url or "amqp://")

@@ -169,7 +169,7 @@ def line(request: pytest.FixtureRequest, make: Callable[..., Celery]) -> Iterato
             conf, beside = {"results": through}, {}
         else:
             beside = {"broker": server.url(), "results": "rpc://"}
-            conf = {**beside, "broker_read_url": server.url(proxy.port)}
+            conf = {**beside, "drained_from": server.url(proxy.port)}
         yield Line(proxy, make, conf, beside)
         proxy.pass_on()
 

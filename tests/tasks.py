@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import partial
 from typing import Any
 
 from celery import Celery, current_task, group
@@ -127,8 +128,11 @@ def ignored() -> int:
     return 1
 
 
-def make_app(broker: str, results: str, **conf: Any) -> Celery:
-    """An app with these tasks. What a worker and a client have in common."""
+def make_app(broker: str, results: str, drained_from: str = "", **conf: Any) -> Celery:
+    """An app with these tasks. What a worker and a client have in common.
+
+    :param drained_from: a broker that the drainer alone connects to, such as behind a proxy.
+    """
     app = Celery("tests", broker=broker, backend=results, set_as_current=False)
     defaults = {
         "broker_connection_retry_on_startup": True,
@@ -143,6 +147,8 @@ def make_app(broker: str, results: str, **conf: Any) -> Celery:
         app.task(name=function.__name__, bind=True)(function)
     app.task(name="ignored", ignore_result=True)(ignored)
     app.finalize()
+    if drained_from:
+        app.backend.result_consumer.connect = partial(app.connection_for_write, drained_from)
     return app
 
 

@@ -446,7 +446,7 @@ def test_a_password_of_rabbitmq_that_changes_in_an_outage(
     rabbit.control("set_permissions", "web", ".*", ".*", ".*")
     with proxied(rabbit.port) as proxy:
         url = rabbit.url(proxy.port).replace("guest:guest", "web:right")
-        app = make(broker=rabbit.url(), broker_read_url=url, results="rpc://")
+        app = make(broker=rabbit.url(), drained_from=url, results="rpc://")
         assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
         asked = Asked(app)
         wait_until(lambda: statistics(app).pending == 5, "the waits")

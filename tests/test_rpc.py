@@ -24,6 +24,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import register, unregister
 
 from celery_green_drain import DrainerStopped, ResultEvicted
+from celery_green_drain.addresses import masked
 from celery_green_drain.consumers.amqp import AmqpSession
 
 from .green import DRAINER, GREEN, crowd, drain_loops, kill, size, spawn, spawn_get, wait_until
@@ -56,7 +57,7 @@ def through(
             passing, beside = rabbit.url(proxy.port), rabbit.url()
             app = make(
                 broker=passing if everything else beside,
-                broker_read_url=passing,
+                drained_from=passing,
                 results="rpc://",
                 **conf,
             )
@@ -578,7 +579,7 @@ def test_nothing_goes_to_a_lost_connection_that_the_broker_takes_for_alive(
     make: Callable[..., Celery], rabbit: RabbitServer
 ) -> None:
     with proxied(rabbit.port) as proxy:
-        conf = {"broker_read_url": rabbit.url(proxy.port), "result_drainer_heartbeat": 20}
+        conf = {"drained_from": rabbit.url(proxy.port), "result_drainer_heartbeat": 20}
         app = make(broker=rabbit.url(), results="rpc://", **conf)
         app.AsyncResult(uuid()).then(print)  # so that the queue is kept
         queue = app.backend.oid
@@ -779,7 +780,7 @@ def test_tls_holds_nothing_back(
 def test_failover(make: Callable[..., Celery], rabbit: RabbitServer, rabbit_worker: Worker) -> None:
     with proxied(rabbit.port) as first, proxied(rabbit.port) as second:
         urls = f"{rabbit.url(first.port)};{rabbit.url(second.port)}"
-        app = make(broker=rabbit.url(), broker_read_url=urls, results="rpc://")
+        app = make(broker=rabbit.url(), drained_from=urls, results="rpc://")
         assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
         for down, up in ((first, second), (second, first)):
             up.pass_on()
@@ -906,17 +907,67 @@ def test_a_queue_that_cannot_be_declared_again_is_replaced(
     assert [add.delay(i, 2).get(timeout=20) for i in range(3)] == [2, 3, 4]
 
 
+def test_a_task_that_is_sent_in_an_outage_has_a_queue_for_its_result(
+    make: Callable[..., Celery], rabbit: RabbitServer, rabbit_worker: Worker
+) -> None:
+    """As where a broker comes back with nothing, and the sender's connection has not noticed."""
+    with proxied(rabbit.port) as senders, proxied(rabbit.port) as drainers:
+        app = make(
+            broker=rabbit.url(senders.port),
+            drained_from=rabbit.url(drainers.port),
+            results="rpc://",
+        )
+        add, queue = app.tasks["add"], app.backend.oid
+        assert add.delay(1, 2).get(timeout=20) == 3
+        drainers.refuse()
+        drainers.reset()
+        wait_until(lambda: consumer(app).connections == 0, "the outage")
+        with rabbit.connect() as connection, connection.channel() as channel:
+            channel.queue_delete(queue)
+        senders.reset()
+        result = add.delay(3, 4)
+        wait_until(lambda: rabbit.messages(queue), "the result")
+        drainers.pass_on()
+        assert result.get(timeout=20) == 7
+
+
+def test_what_the_broker_says_of_another_task_does_not_concern_the_queue(
+    through: Callable[..., tuple[Celery, Proxy]],
+) -> None:
+    """It says so late, so that whoever sends next gets to hear of it."""
+    app, proxy = through()
+    add, queue = app.tasks["add"], app.backend.oid
+    assert add.delay(1, 2).get(timeout=20) == 3
+    proxy.refuse()
+    proxy.reset()
+    wait_until(lambda: consumer(app).connections == 0, "the outage")
+    app.tasks["ignored"].apply_async(exchange="nowhere", routing_key="nobody")
+    result = add.delay(3, 4)
+    proxy.pass_on()
+    assert result.get(timeout=20) == 7
+    assert app.backend.oid == queue
+
+
+def test_results_come_from_where_tasks_are_sent_to(
+    make: Callable[..., Celery], rabbit: RabbitServer, rabbit_worker: Worker
+) -> None:
+    nowhere = rabbit.url().replace("guest:guest", "guest:wrong")
+    app = make(broker=nowhere, broker_write_url=rabbit.url(), results="rpc://")
+    assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+    assert consumer(app).address == f"rpc over {masked(rabbit.url())}"
+
+
 def test_a_name_with_a_limit_in_it_is_a_refusal(
     make: Callable[..., Celery], rabbit: RabbitServer
 ) -> None:
-    app = make(broker=rabbit.url(), broker_read_url=f"{rabbit.url()[:-1]}limits", results="rpc://")
+    app = make(broker=rabbit.url(), drained_from=f"{rabbit.url()[:-1]}limits", results="rpc://")
     with pytest.raises(Exception, match="vhost limits not found"):
         app.AsyncResult(uuid()).get(timeout=20)
 
 
 def test_a_refusal_is_told_at_once(make: Callable[..., Celery], rabbit: RabbitServer) -> None:
     url = rabbit.url().replace("guest:guest", "guest:wrong")
-    app = make(broker=rabbit.url(), broker_read_url=url, results="rpc://")
+    app = make(broker=rabbit.url(), drained_from=url, results="rpc://")
     with pytest.raises(Exception, match="ACCESS_REFUSED"):
         app.AsyncResult(uuid()).get(timeout=20)
 

@@ -17,7 +17,7 @@ from kombu.utils.functional import maybe_list
 
 from .. import forks
 from ..consumers.replies import ReplyQueue
-from ..consumers.rpc import UNDECLARABLE, RpcResultConsumer
+from ..consumers.rpc import UNDECLARABLE, RpcResultConsumer, is_of_declaring
 from ..context import request_of
 from ..copies import snapshot
 from ..internals import as_text
@@ -81,15 +81,18 @@ class RpcBackend(DrainedBackendMixin, stock.RPCBackend):
             self._declare(producer.channel)
         except UNDECLARABLE as exc:
             producer.revive(producer.connection.channel())  # that has closed the other one
-            if consumer.session is not None:  # it is there all the same, as it is drained
-                consumer.declared.add(producer.channel.connection)
-                return
-            consumer.take_another_queue(name, exc)
+            if is_of_declaring(exc):
+                if consumer.session is not None:  # it is there all the same, as it is drained
+                    consumer.declared.add(producer.channel.connection)
+                    return
+                consumer.take_another_queue(name, exc)
             self._declare(producer.channel)
 
     def _declare(self, channel: Any) -> None:
-        declared, queue = self.result_consumer.declared, self.binding(channel)
-        if channel.connection not in declared:
+        consumer, queue = self.result_consumer, self.binding(channel)
+        declared = consumer.declared
+        # In an outage always, as Celery does: the connection may be lost, or the queue be gone.
+        if consumer.session is None or channel.connection not in declared:
             conf = self.app.conf
             maybe_declare(queue, retry=conf.task_publish_retry, **conf.task_publish_retry_policy)
             # Over another one by now, if that had broken.

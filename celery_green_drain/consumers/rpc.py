@@ -33,7 +33,7 @@ from .replies import Replies, Reply, ReplyQueue, RpcSession
 from .session import SessionConsumer
 from .virtual import VirtualSession
 
-__all__ = ("UNDECLARABLE", "RpcResultConsumer")
+__all__ = ("UNDECLARABLE", "RpcResultConsumer", "is_of_declaring")
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,16 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
 
     # -- what arrives
 
+    def connect(self) -> Any:
+        """A connection to the broker: the one that tasks are sent to, as in Celery.
+
+        The queue is declared there, and workers reply there.
+        """
+        return self.backend.app.connection_for_write()
+
     def open_session(self) -> RpcSession:
         if self._connection is None:
-            self._connection = self.backend.app.connection_for_read()
+            self._connection = self.connect()
         connection = self._connection
         self.buffer.connection += 1
         # In whole seconds, as AMQP counts them, whatever the URL says.
@@ -274,6 +281,14 @@ class RpcResultConsumer(SessionConsumer[RpcSession]):
         if self._drainer is not None:
             self._drainer.ask_to_stop()
         return self._drainer
+
+
+def is_of_declaring(error: Exception) -> bool:
+    """Whether *error*, one of :data:`UNDECLARABLE`, is about the queue.
+
+    A broker tells late of what it refuses to take: that may be about a task sent before.
+    """
+    return not str(getattr(error, "method_name", "")).startswith("Basic.")
 
 
 def _checked(meta: Any) -> Any:

@@ -53,7 +53,7 @@ def check_store(app: Any, timeout: float, figures: dict[str, Any]) -> Iterator[F
 
 def _check_queue(app: Any, timeout: float) -> Iterator[Finding]:
     """Declare a queue such as the reply queue, send to it, receive from it, delete it."""
-    connection, what = app.connection_for_read(connect_timeout=timeout), "connect"
+    connection, what = app.connection_for_write(connect_timeout=timeout), "connect"
     try:
         connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=timeout)
         with connection, connection.channel() as channel:

@@ -121,7 +121,7 @@ class RabbitSide(Side):
         return make_app(
             self.server.url(),
             "rpc://",
-            broker_read_url=self.server.url(self.proxy.port),
+            drained_from=self.server.url(self.proxy.port),
             broker_connection_timeout=1,
             task_queues=[Queue("celery", queue_arguments={"x-max-length": 1})],
             result_expires=120,

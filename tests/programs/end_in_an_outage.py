@@ -11,8 +11,7 @@ from tests.green import spawn, wait_until
 from tests.tasks import make_app
 
 made = [
-    make_app(broker, results, result_drainer=drainer, broker_read_url=read or broker)
-    for _ in range(int(count))
+    make_app(broker, results, result_drainer=drainer, drained_from=read) for _ in range(int(count))
 ]
 import logging
 

@@ -23,7 +23,7 @@ app = make_app(
     result_drainer_heartbeat=2,
     result_drainer_retry_max=2,
     result_drainer_reconcile_interval=5,
-    broker_read_url=os.environ["SOAK_BROKER_READ"],
+    drained_from=os.environ["SOAK_BROKER_READ"],
     # A task that the broker has not taken is none that was sent.
     broker_transport_options={"confirm_publish": True},
 )
