@@ -1,8 +1,9 @@
 """Celery results in green-threaded processes: one greenlet drains one connection.
 
-Set ``result_drainer = "gevent"`` (or ``"eventlet"``) in the Celery configuration;
-there is nothing to import and nothing to call. The names here are for those who
-write a drainer or a result consumer of their own, or look after one.
+Set ``result_drainer`` to ``"gevent"``, ``"eventlet"`` or ``"auto"`` in the Celery configuration;
+there is nothing to import and nothing to call. The names here are for applications that
+watch states, catch errors or look at figures, and for those who write a drainer or a
+result consumer of their own.
 """
 
 from __future__ import annotations

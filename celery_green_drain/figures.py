@@ -78,13 +78,15 @@ class Statistics:
     stopped: int = 0
     #: Messages that could not be read.
     unreadable: int = 0
-    #: Results with callbacks that have not come within ``result_expires``.
+    #: Results with callbacks that have not come within ``result_expires``, or before the end of
+    #: the process.
     given_up: int = 0
     #: Results that were dropped, as too many came that nobody had asked for. Only where they come
     #: over a message queue.
     evicted: int = 0
 
-    #: Times that the store was asked for results, for one or for many at once.
+    #: Looks for results, of one or of many at once: commands on Redis, rounds where a store is
+    #: polled.
     lookups: int = 0
     #: Channels that are subscribed to: Redis only.
     subscriptions: int = 0
@@ -141,8 +143,8 @@ class Buckets:
 
 
 class Figures:
-    """Counted without a lock, each of them by one alone: the drain loop, who polls a store for it,
-    or who ends the process. But callbacks end in any thread.
+    """Counted without a lock, as each figure is changed by one thread only: the drain loop, who
+    polls a store for it, or who ends the process. But callbacks end in any thread.
     """
 
     def __init__(self) -> None:

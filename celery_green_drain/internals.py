@@ -1,7 +1,7 @@
 """What is needed of other packages beyond their public names.
 
-Where a subclass has such a name, or a way without it is beside it, it stands there;
-``tests/test_internals.py`` lists all.
+A name that a subclass inherits, or that has its way without it right beside it, is used where it is
+needed; all others are here. ``tests/test_internals.py`` lists all, and tells when one goes.
 """
 
 from __future__ import annotations

@@ -423,8 +423,10 @@ class Gate:
         if result_set is None:
             self.serve()  # somebody waits for the barrier itself
         elif not isinstance(result_set.on_ready, PendingSet):
-            # Fresh from Celery's constructor: nobody can have chained to it yet.
-            result_set.on_ready = PendingSet(result_set, self)
+            before, result_set.on_ready = result_set.on_ready, PendingSet(result_set, self)
+            # Somebody may have chained to it while the set was empty.
+            for listener in filter(None, before.listeners):
+                result_set.on_ready.then(listener)
         if result_set is None:
             forks.notice()
             chained = Callback(callback, on_error, self.loop.figures)

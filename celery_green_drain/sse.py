@@ -55,12 +55,7 @@ RETRY = 3.0
 
 
 def describe(state: State) -> dict[str, Any]:
-    """What the browser is told of *state*, unless told otherwise.
-
-    Of an exception that is its class's name and its message, without the traceback. Of one that
-    is not the task's own, but why its result cannot be read, it is the class's name alone: the
-    message may hold what is of the server, such as a query.
-    """
+    """What the browser is told of *state*, unless told otherwise."""
     return {
         "task_id": state.task_id,
         "status": state.status,
@@ -90,7 +85,10 @@ def stream(
         closing the connection, and shows whether the browser is still there.
     :param retry: seconds that the browser is to wait before it connects again.
     :param data: makes of a state what is sent of it, as JSON. What JSON has no form for is sent
-        as text.
+        as text. Of an exception that is its class's name and its message, without the traceback;
+        of one that is not the task's own, but why its result cannot be read, the class's name
+        alone, as the message may hold what is of the server, such as a query. An exception that
+        it makes text of by itself is sent as that: see ``state.unreadable``.
     :raises ValueError: where *keep_alive* or *retry* is no positive number, or *timeout* is not a
         number.
     """

@@ -187,7 +187,7 @@ class PendingTable:
         return others
 
     def update(self, task_id: str, meta: Meta, read: Read, stored: bool = False) -> bool:
-        """Hand *meta* to all that wait for *task_id*; return whether that was the last state.
+        """Hand *meta* to all that wait for *task_id*; return whether that has ended their wait.
 
         Handing over is idempotent: a result that comes again finds nobody.
 

@@ -70,6 +70,17 @@ def test_what_was_got_just_now_is_not_dropped_next() -> None:
         kept.get("b")
 
 
+def test_what_is_evicted_once_more_is_remembered() -> None:
+    kept = Buffer(1)
+    for task_id in ("a", "b"):
+        kept.put(task_id, payload(), read=False)
+    kept.begin("a")  # its id is used again
+    for task_id in (*"cdefghi", "a", "j"):
+        kept.put(task_id, payload(), read=False)
+    with pytest.raises(ResultEvicted):
+        kept.get("a")
+
+
 def test_what_the_broker_sends_again() -> None:
     kept = Buffer(10)
     kept.connection = 1

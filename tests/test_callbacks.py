@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, create_autospec
@@ -299,6 +300,20 @@ def test_weak_does_not_keep_the_result(
     kept.then(calls.append, weak=True)
     store(task_id=kept.id)
     wait_until(lambda: calls == [kept], "the callback of the one that was kept")
+
+
+@pytest.mark.parametrize("empty", [ResultSet, partial(GroupResult, "g")])
+def test_a_group_that_is_empty_at_first(
+    app: Celery, worker: object, empty: Callable[..., ResultSet]
+) -> None:
+    """As one that is filled in a loop."""
+    calls: list[object] = []
+    results = empty([], app=app)
+    results.then(calls.append)
+    for number in range(3):
+        results.add(app.tasks["add"].delay(number, 1))
+    assert results.get(timeout=20) == [1, 2, 3]
+    wait_until(lambda: calls == [results], "the callback")
 
 
 @stored

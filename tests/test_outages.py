@@ -342,9 +342,10 @@ def test_a_master_that_becomes_a_replica(
 def test_a_password_that_changes_in_an_outage(
     stored: tuple[Celery, Callable[..., str]], own: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who waits is told, also who begins to wait long afterwards. The right one mends it."""
+    """Who waits is told, also who begins to wait long afterwards. The right one mends it, and the
+    callbacks are still there.
+    """
     app, store = stored
-    app.backend.always_retry = False  # the callbacks look themselves, and are refused as well
     asked = Asked(app)
     wait_until(lambda: own.subscriptions() == 5, "the subscriptions")
     own.kill()
@@ -361,6 +362,24 @@ def test_a_password_that_changes_in_an_outage(
     assert sum("refuses" in message for message in caplog.messages) == 1
     own.probe.execute_command("ACL", "SETUSER", "default", "nopass")
     assert app.AsyncResult(store(2)).get(timeout=20) == 2
+    asked.serve(store)
+    called = [[task_id] for task_id in asked.ids]
+    wait_until(lambda: [got[1:] for got in asked.got.values()] == called, "the callbacks")
+
+
+def test_a_password_that_changes_here_a_moment_later(
+    stored: tuple[Celery, Callable[..., str]], own: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where it is rotated: nobody hears of it."""
+    app, store = stored
+    asked = Asked(app)
+    wait_until(lambda: own.subscriptions() == 5, "the subscriptions")
+    own.probe.execute_command("ACL", "SETUSER", "default", "resetpass", ">secret")
+    own.probe.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    wait_until(lambda: "refuses" in caplog.text, "the refusal")
+    own.probe.execute_command("ACL", "SETUSER", "default", "nopass")
+    asked.serve(store)
+    asked.check()
 
 
 @pytest.mark.parametrize("attempts", [1, 2])

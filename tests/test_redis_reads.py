@@ -170,6 +170,18 @@ def test_a_read_while_the_loop_is_stopped(app: Celery, store: Callable[..., str]
         assert state == "SUCCESS"
 
 
+@pytest.mark.parametrize("line", ["redis"], indirect=True)
+def test_a_read_keeps_the_timeout_of_single_commands(line: Line) -> None:
+    app, store = line.connect(redis_socket_timeout=1, result_drainer_heartbeat=60)
+    task_id = store(1)
+    assert app.AsyncResult(task_id).get(timeout=20) == 1
+    line.proxy.swallow()
+    begun = time.monotonic()
+    with pytest.raises(Exception, match="imeout"):
+        app.AsyncResult(uuid()).state  # noqa: B018
+    assert time.monotonic() - begun < 60
+
+
 def wait(app: Celery) -> None:
     with suppress(TimeoutError):
         app.AsyncResult(uuid()).get(timeout=1)

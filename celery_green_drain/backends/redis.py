@@ -17,9 +17,9 @@ from .. import drainers
 from ..clock import monotonic
 from ..consumers.decoding import JSON, NOT_PLAIN, plain
 from ..consumers.redis import RedisResultConsumer
-from ..consumers.session import is_closed
 from ..drainers.slots import PATIENCE, Slots
 from ..internals import redis_socket
+from ..sockets import is_closed
 from .base import DrainedBackendMixin
 
 __all__ = ("RedisBackend", "SentinelBackend")

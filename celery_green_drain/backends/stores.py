@@ -91,8 +91,8 @@ KNOWN: dict[str, tuple[type[Lookup], bool | Callable[[Any], bool]]] = {
     "django_celery_results.backends.database.DatabaseBackend": (DjangoRows, _django_blocks),
 }
 
-#: Those whose client serves one call at a time only.
-OWN_CLIENTS = "celery.backends.cache.CacheBackend"
+#: The one whose client serves one call at a time only.
+OWN_CLIENT = "celery.backends.cache.CacheBackend"
 
 
 def traits_of(backend: Any, stock: type, settings: Settings) -> Traits:
@@ -131,7 +131,7 @@ def _reads_as(stock: type, known: type, names: Sequence[str] = READS) -> bool:
 
 def has_own_clients(stock: type) -> bool:
     """Whether a client of the class *stock* serves one call at a time only."""
-    return OWN_CLIENTS in _names(stock)
+    return OWN_CLIENT in map(_name, stock.__mro__)
 
 
 def gathers(backend: Any, stock: type) -> bool:
@@ -141,10 +141,6 @@ def gathers(backend: Any, stock: type) -> bool:
     """
     known = KNOWN.get(_name(stock))
     return known is not None and known[0].gathers(backend)
-
-
-def _names(stock: type) -> list[str]:
-    return [_name(cls) for cls in stock.__mro__]
 
 
 def _name(cls: type) -> str:

@@ -1,1 +1,1 @@
-"""Where results come from: one module for each protocol, none of which knows a green library."""
+"""Where results come from: what all have in common, and the protocols. No green library here."""

@@ -18,9 +18,9 @@ from amqp.exceptions import AMQPError, RecoverableConnectionError
 from .. import forks
 from ..clock import monotonic
 from ..drainers.base import TURN
+from ..sockets import not_blocking, nothing_there
 from .deliveries import Deliveries
 from .replies import Replies, RpcSession
-from .session import not_blocking, nothing_there
 
 __all__ = ("AmqpSession",)
 

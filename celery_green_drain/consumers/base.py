@@ -318,7 +318,7 @@ class ResultConsumer(Drained):
     def deliver(self, task_id: str, decode: Callable[[], Meta], stored: bool = False) -> bool:
         """Hand over what came for *task_id*; one that cannot be read fails its own waiters only.
 
-        :return: whether nobody waits for it any more.
+        :return: whether that has ended a wait: somebody waited for it, and nobody does any more.
         """
         try:
             meta = decode()

@@ -87,11 +87,10 @@ class Buffer:
         self.evictions = 0
         self._reported = 0
         self._lines = Seldom()
-        #: Hashes of their task ids: an id itself would take three times as much.
-        self._evicted: set[int] = set()
-        self._evicted_in_order: deque[int] = deque()
-        #: Hashes of the states on the way that have come last, the oldest first.
-        self._recent: OrderedDict[int, None] = OrderedDict()
+        #: Their task ids; an id itself would take three times as much.
+        self._evicted = _Hashes(MEMORY * limit)
+        #: The states on the way that have come last.
+        self._recent = _Hashes(RECENT)
 
     def __len__(self) -> int:
         return len(self._unread) + len(self._kept)
@@ -99,13 +98,16 @@ class Buffer:
     def _unread_of(self, task_id: str) -> Payload | None:
         return self._unread.get(task_id) or self._kept.get(task_id)
 
+    def _known(self, task_id: str) -> Payload | None:
+        return self._unread_of(task_id) or self._read.get(task_id)
+
     def get(self, task_id: str) -> Payload | None:
         """The latest state of a task; None: none has come so far.
 
         :raises ResultEvicted: where the last one has come, and was dropped.
         """
-        payload = self._unread.get(task_id) or self._kept.get(task_id) or self._read.get(task_id)
-        if payload is None and self._evicted and hash(task_id) in self._evicted:
+        payload = self._known(task_id)
+        if payload is None and hash(task_id) in self._evicted:
             raise ResultEvicted(
                 f"The result of task {quoted(task_id)} has come, and is no longer kept, as many "
                 "have come after it. Ask sooner, raise result_drainer_buffer, or set "
@@ -156,7 +158,7 @@ class Buffer:
 
         :param read: somebody gets it just now.
         """
-        known = self._unread_of(task_id) or self._read.get(task_id)
+        known = self._known(task_id)
         if not payload.last and (
             (known is not None and self._is_newer(known, payload))
             or self._has_come(task_id, payload)
@@ -178,10 +180,7 @@ class Buffer:
         state = hash((task_id, payload.body))
         if payload.again and state in self._recent:
             return True
-        self._recent[state] = None
-        self._recent.move_to_end(state)
-        if len(self._recent) > RECENT:
-            self._recent.popitem(last=False)
+        self._recent.add(state)
         return False
 
     def _keep(self, task_id: str, payload: Payload, read: bool) -> None:
@@ -264,12 +263,8 @@ class Buffer:
         return None
 
     def _remember(self, task_id: str, payload: Payload) -> None:
-        if not payload.last:
-            return  # a further state will come
-        self._evicted.add(hash(task_id))
-        self._evicted_in_order.append(hash(task_id))
-        if len(self._evicted_in_order) > MEMORY * self.limit:
-            self._evicted.discard(self._evicted_in_order.popleft())
+        if payload.last:  # else a further state will come
+            self._evicted.add(hash(task_id))
 
     def _report(self, task_id: str) -> None:
         if self._lines.due:
@@ -283,3 +278,30 @@ class Buffer:
             )
             self._reported = self.evictions
             self._lines.said()
+
+
+class _Hashes:
+    """The newest hashes of what was here. The drain loop adds, anybody discards.
+
+    :param limit: how many.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._hashes: OrderedDict[int, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __contains__(self, value: int) -> bool:
+        return value in self._hashes
+
+    def add(self, value: int) -> None:
+        self._hashes.pop(value, None)
+        self._hashes[value] = None
+        if len(self._hashes) > self._limit:
+            with suppress(KeyError):  # all discarded just now
+                self._hashes.popitem(last=False)
+
+    def discard(self, value: int) -> None:
+        self._hashes.pop(value, None)

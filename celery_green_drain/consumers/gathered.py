@@ -15,19 +15,17 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import uuid
 
 from .. import drainers
 from ..clock import monotonic
+from ..drainers.base import Drainer
 from ..pending import Meta
+from .base import ResultConsumer
+from .lookups import Found, Lookup
 from .reading import Reading
-
-if TYPE_CHECKING:
-    from ..drainers.base import Drainer
-    from .base import ResultConsumer
-    from .lookups import Found, Lookup
 
 __all__ = ("GatheredReads",)
 

@@ -11,21 +11,18 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from celery import uuid
 
 from .. import drainers
 from ..clock import monotonic
+from ..drainers.base import Drainer
+from ..drainers.lanes import Lanes
 from ..quoting import one_line
 from .base import ResultConsumer
 from .gathered import GatheredReads
-from .lookups import HELD, OneByOne, refuses_login, unreadable
-
-if TYPE_CHECKING:
-    from ..drainers.base import Drainer
-    from ..drainers.lanes import Lanes
-    from .lookups import Found, Lookup
+from .lookups import HELD, Found, Lookup, OneByOne, refuses_login, unreadable
 
 __all__ = ("PolledResultConsumer",)
 
@@ -226,7 +223,7 @@ class PolledResultConsumer(ResultConsumer):
 Request = Optional[list[str]]
 
 #: What a look has found, and what ended it early, if something did.
-Looked = tuple[list["Found"], Optional[Exception]]
+Looked = tuple[list[Found], Optional[Exception]]
 
 
 class Poller:

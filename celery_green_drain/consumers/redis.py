@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from celery.backends.base import BaseKeyValueStoreBackend
@@ -83,8 +84,15 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
             drainer.ask(self._read, reading)
         except RuntimeError:
             return None  # it cannot be started here: in a native thread, or for want of threads
-        patience = 2 * self.settings.heartbeat if self.session is not None else PATIENCE
-        return reading if reading.wait(patience) else None
+        return reading if reading.wait(self._patience) else None
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a read may take before the caller asks Redis by itself."""
+        if self.session is None:
+            return PATIENCE
+        limit = self.backend.connparams.get("socket_timeout") or math.inf
+        return min(2 * self.settings.heartbeat, limit)
 
     def _reader(self) -> Drainer | None:
         """The drainer, if it can be asked here and now."""

@@ -124,7 +124,7 @@ class RedisSession(Session):
     """
 
     def __init__(self, consumer: Owner, resp3: bool) -> None:
-        self._consumer = weakref.proxy(consumer)
+        self._consumer = consumer
         self._backend = weakref.proxy(consumer.backend)
         self._table = consumer.table
         self._mailbox = consumer.mailbox
@@ -198,7 +198,7 @@ class RedisSession(Session):
         )
 
     @property
-    def CONNECTIONS(self) -> int:  # type: ignore[override]
+    def connections(self) -> int:
         return len(self.links)
 
     @property
@@ -518,7 +518,7 @@ class RedisSession(Session):
                 continue
             for reading in command.readings.get(key, ()):
                 reading.answer(value)
-            if value is None:
+            if not value:  # an empty one is none to Celery either
                 if self._refusals:
                     self._tell_refusal(key, task_id)
             elif task_id in self._table:

@@ -29,9 +29,9 @@ from redis.retry import Retry
 
 from ..clock import monotonic
 from ..internals import redis_socket
+from ..sockets import not_blocking, nothing_there
 from .base import OutOfStep
 from .reading import Reading
-from .session import not_blocking, nothing_there
 
 try:
     import hiredis

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import socket
-import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from .. import forks
 from ..clock import monotonic
+from ..copies import own_error
 from ..drainers.mailbox import Abandoned
 from .base import ResultConsumer
 
-__all__ = ("Session", "SessionConsumer", "is_closed", "not_blocking", "nothing_there")
+__all__ = ("Session", "SessionConsumer")
+
+
+#: Seconds for which a server that has served us may refuse us before anybody is told: passwords are
+#: changed here and there, and not in one moment.
+LENIENCY = 5.0
 
 
 class Session(ABC):
     """What is open, from its opening to its end. The drain loop alone uses it."""
 
-    #: How many connections it consists of.
-    CONNECTIONS: ClassVar[int] = 1
+    @property
+    def connections(self) -> int:
+        """How many it consists of."""
+        return 1
 
     @abstractmethod
     def turn(self, timeout: float | None) -> None:
@@ -49,13 +55,15 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
         super()._begin()
         self.session: Opened | None = None
         self._opened = 0.0
+        #: When the last one was lost.
+        self._lost = -math.inf
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, {self.session!r}>"
 
     @property
     def connections(self) -> int:
-        return 0 if self.session is None else self.session.CONNECTIONS
+        return 0 if self.session is None else self.session.connections
 
     def drain_events(self, timeout: float | None = None) -> None:
         session = self.session
@@ -76,8 +84,11 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
             if session is not None and self.session is session:
                 self.session = None
                 session.close()
-            if isinstance(exc, self.refusals):
-                self.table.fail(self.table, exc)
+                self._lost = monotonic()
+            if isinstance(exc, self.refusals) and monotonic() - self._lost > LENIENCY:
+                # Callbacks stay: nobody waits for those, and the right password may come yet.
+                refusal = exc
+                self.table.interrupt(lambda _: own_error(refusal))
             if isinstance(exc, socket.timeout):
                 # To the drainer that would mean that nothing has come.
                 raise ConnectionError("The server did not answer in time.") from exc
@@ -100,39 +111,3 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
 
     def forget_connections(self) -> object:
         return self.session
-
-
-@contextmanager
-def not_blocking(sock: Any) -> Iterator[None]:
-    """Have *sock* raise, inside, where there is nothing to read. See :func:`nothing_there`."""
-    patience = sock.gettimeout()
-    sock.settimeout(0)
-    try:
-        yield
-    finally:
-        sock.settimeout(patience)
-
-
-def nothing_there(exc: BaseException | None) -> bool:
-    """Whether *exc* only says that a socket which does not block has nothing to read.
-
-    redis-py has no error for that. eventlet's TLS sockets say that the time is up.
-    """
-    nothing = (BlockingIOError, ssl.SSLWantReadError, socket.timeout)
-    while exc is not None and not isinstance(exc, nothing):
-        exc = exc.__context__
-    return exc is not None
-
-
-def is_closed(sock: Any) -> bool:
-    """Whether the other end has closed *sock*, of which nobody reads just now. Reads nothing.
-
-    With TLS that cannot be seen, and the answer is no.
-    """
-    if isinstance(sock, ssl.SSLSocket):
-        return False
-    try:
-        with not_blocking(sock):
-            return not sock.recv(1, socket.MSG_PEEK)
-    except OSError as exc:
-        return not nothing_there(exc)

@@ -16,7 +16,7 @@ from ..spelling import PREFIX, nearest
 from .base import Drainer
 from .patching import LIBRARIES, obstacle, patchers, trouble
 
-__all__ = ("check", "choose", "fitting")
+__all__ = ("check", "choose", "fitting", "ours", "threaded")
 
 #: The drainers of this package. Importing the module of that name registers its class.
 OURS = {
@@ -134,4 +134,4 @@ def _warn_of_trouble() -> None:
 
 def _instead(value: object, name: str, problem: str) -> type[Drainer]:
     notify(f"{name} = {value!r}, but {problem}. A thread drains the results instead.")
-    return ours("thread")
+    return threaded()

@@ -17,7 +17,7 @@ class Drained(ABC):
     #: What a lost connection raises, for this protocol. Anything else is logged with a traceback.
     connection_errors: tuple[type[BaseException], ...] = (OSError,)
 
-    #: Errors that no new attempt will mend.
+    #: Errors by which the server refuses us: it is tried again soon, as rights may change.
     refusals: tuple[type[Exception], ...] = ()
 
     #: Those by which it says that it will answer later: it is asked again soon.

@@ -152,7 +152,7 @@ def _end_hub() -> None:
 
 
 class EventletSignal:
-    """A :class:`~celery_green_drain.drainers.library.Signal` for a green thread of this hub.
+    """A :class:`~celery_green_drain.drainers.signal.Signal` for a green thread of this hub.
 
     :param mailbox: of the loop in this hub, for other threads that set it; without one, who waits
         has to look by itself.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .. import forks
@@ -21,14 +22,10 @@ logger = logging.getLogger(__name__)
 def adapt(cls: Callable[[Any], Any]) -> Callable[[Any], ThreadDrainer]:
     """Make the drainer class *cls* of somebody else serve our result consumers.
 
-    It needs Celery's interface only: ``start``, ``stop`` and ``drain_events_until``.
-    Waiters and callbacks use ``threading``, which a green library patches.
+    It needs Celery's interface only: ``start``, ``stop``, ``wait_for`` and ``drain_events_until``,
+    in which those who wait do so. Callbacks run in threads, which a green library may have patched.
     """
-
-    def make(result_consumer: Any) -> ThreadDrainer:
-        return _Foreign(result_consumer, cls)
-
-    return make
+    return partial(_Foreign, cls=cls)
 
 
 class _Foreign(ThreadDrainer):

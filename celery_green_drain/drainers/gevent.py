@@ -190,7 +190,7 @@ class _Elsewhere:
 
 
 class GeventSignal:
-    """A :class:`~celery_green_drain.drainers.library.Signal` for a greenlet, in any thread.
+    """A :class:`~celery_green_drain.drainers.signal.Signal` for a greenlet, in any thread.
 
     Without gevent's ``Waiter``, which would be one more object for each of thousands who wait.
     """

@@ -101,8 +101,8 @@ class Outage:
             )
         if refused:
             logger.error(
-                "The server refuses the connection that results come over, which is told to all "
-                "who wait: %s",
+                "The server refuses the connection that results come over, which those who wait "
+                "are told of if it lasts: %s",
                 self.error,
             )
         return self.error

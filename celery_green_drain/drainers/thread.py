@@ -120,7 +120,7 @@ def _serve(calls: SimpleQueue[Callable[[], object] | None]) -> None:
 
 
 class ThreadSignal:
-    """A :class:`~celery_green_drain.drainers.library.Signal` made of one lock."""
+    """A :class:`~celery_green_drain.drainers.signal.Signal` made of one lock."""
 
     __slots__ = ("_lock", "ready")
 

@@ -1,1 +1,1 @@
-"""To see inside: reports of this process, metrics, and the doctor."""
+"""To see inside: reports of this process, the doctor, and top."""
