@@ -10,9 +10,9 @@ from functools import wraps
 from typing import Any
 
 from celery_green_drain.consumers.base import ResultConsumer
-from celery_green_drain.consumers.polled import PolledResultConsumer
-from celery_green_drain.consumers.redis import RedisResultConsumer
-from celery_green_drain.consumers.rpc import RpcResultConsumer
+from celery_green_drain.consumers.polled.consumer import PolledResultConsumer
+from celery_green_drain.consumers.redis.consumer import RedisResultConsumer
+from celery_green_drain.consumers.rpc.consumer import RpcResultConsumer
 from celery_green_drain.drainers.base import Drainer
 from celery_green_drain.table import PendingTable
 

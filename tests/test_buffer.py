@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from celery_green_drain import ResultEvicted
-from celery_green_drain.consumers import buffer
-from celery_green_drain.consumers.buffer import Buffer, Payload
+from celery_green_drain.consumers.rpc import buffer
+from celery_green_drain.consumers.rpc.buffer import Buffer, Payload
 
 
 class Body(bytes):

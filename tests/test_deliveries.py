@@ -11,8 +11,8 @@ from amqp import spec
 from amqp.exceptions import UnexpectedFrame
 from amqp.serialization import dumps
 
-from celery_green_drain.consumers.deliveries import Deliveries, Frame
-from celery_green_drain.consumers.replies import Reply
+from celery_green_drain.consumers.rpc.deliveries import Deliveries, Frame
+from celery_green_drain.consumers.rpc.replies import Reply
 
 CHANNEL, TAG = 1, "the queue's name"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery, uuid
 
-from celery_green_drain.consumers.elsewhere import TRIES
+from celery_green_drain.consumers.redis.elsewhere import TRIES
 
 from .conftest import storing
 from .green import spawn_get, wait_until

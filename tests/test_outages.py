@@ -13,7 +13,7 @@ import pytest
 import redis
 from celery import Celery, uuid
 
-from celery_green_drain.consumers import resp
+from celery_green_drain.consumers.redis import link as redis_link
 from celery_green_drain.drainers.outage import Backoff
 
 from .conftest import Line, storing
@@ -393,7 +393,7 @@ def test_a_refused_password_says_nothing_against_resp3(
     wait_until(lambda: consumer.drainer.outage.failures == attempts, "the refusal")
     own.probe.execute_command("ACL", "SETUSER", "default", "nopass")
     wait_until(lambda: consumer.connections, "the connection")
-    assert consumer.connections == (1 if resp.RESP3 else 2)
+    assert consumer.connections == (1 if redis_link.RESP3 else 2)
 
 
 def test_a_connection_that_has_held_is_opened_anew_at_once(

@@ -29,9 +29,10 @@ from celery.result import GroupResult, ResultSet
 from celery_green_drain import DrainerStopped, sse, watch
 from celery_green_drain.backends.polled import polled as polled_backend
 from celery_green_drain.backends.stores import gathers
-from celery_green_drain.consumers import gathered, polled
-from celery_green_drain.consumers.gathered import GatheredReads
-from celery_green_drain.consumers.lookups import Rows
+from celery_green_drain.consumers.polled import consumer as polled
+from celery_green_drain.consumers.polled import gathered
+from celery_green_drain.consumers.polled.gathered import GatheredReads
+from celery_green_drain.consumers.polled.lookups import Rows
 
 from .green import (
     DRAINER,

@@ -20,10 +20,10 @@ from celery.result import ResultSet
 
 from celery_green_drain import watch
 from celery_green_drain.backends.redis import RedisBackend
-from celery_green_drain.consumers import redis as consumer_module
-from celery_green_drain.consumers import redis_session as consumers
-from celery_green_drain.consumers import resp
 from celery_green_drain.consumers.base import OutOfStep
+from celery_green_drain.consumers.redis import consumer as redis_consumer
+from celery_green_drain.consumers.redis import link as redis_link
+from celery_green_drain.consumers.redis import session as redis_session
 from celery_green_drain.internals import redis_socket
 from celery_green_drain.pending import InboxWait
 
@@ -50,7 +50,7 @@ def test_a_wait_is_subscribe_then_mget(
     calls = {name: results.calls(name) for name in ("subscribe", "unsubscribe", "get")}
     assert calls == {"subscribe": 1, "unsubscribe": 1, "get": 0}
     # Over two connections the first look may end after the confirmation has begun a second.
-    assert results.calls("mget") in ({1} if consumer_module.RESP3 else {1, 2})
+    assert results.calls("mget") in ({1} if redis_consumer.RESP3 else {1, 2})
 
 
 def test_delay_alone_sends_nothing(app: Celery, results: RedisServer) -> None:
@@ -113,7 +113,7 @@ def test_finalised_results_unsubscribe(app: Celery, results: RedisServer) -> Non
 
 def test_many_unsubscribe_at_once(app: Celery, results: RedisServer) -> None:
     """More than are left to linger."""
-    pending = [app.AsyncResult(uuid()) for _ in range(2 * consumers.CHUNK)]
+    pending = [app.AsyncResult(uuid()) for _ in range(2 * redis_session.CHUNK)]
     for result in pending:
         result.then(print)
     wait_until(lambda: results.subscriptions() == len(pending), "the subscriptions")
@@ -129,7 +129,7 @@ def test_results_that_come_one_upon_the_other_go_first(
     app: Celery, results: RedisServer, monkeypatch: pytest.MonkeyPatch, pile: int
 ) -> None:
     """Before what has come is unsubscribed from, unless very much has."""
-    monkeypatch.setattr(consumers, "PILE", pile)
+    monkeypatch.setattr(redis_session, "PILE", pile)
     inbox = Witness(app, results, 3000)
     inbox.receive(3000)
     assert (inbox.subscriptions == 3000) == (pile > 3000)
@@ -141,15 +141,15 @@ def test_a_pause_is_not_the_end_of_them(
     app: Celery, results: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who sends them may have to wait for a moment. The loop sleeps until it is over."""
-    monkeypatch.setattr(consumers, "LINGER", 2)
-    inbox, turn, turns = Witness(app, results, 3000), consumers.RedisSession.turn, [0]
+    monkeypatch.setattr(redis_session, "LINGER", 2)
+    inbox, turn, turns = Witness(app, results, 3000), redis_session.RedisSession.turn, [0]
     inbox.receive(2000)
 
     def counting(session: Any, timeout: float | None) -> None:
         turns[0] += 1
         turn(session, timeout)
 
-    monkeypatch.setattr(consumers.RedisSession, "turn", counting)
+    monkeypatch.setattr(redis_session.RedisSession, "turn", counting)
     for number in (1, 2):
         app.backend.result_consumer.in_loop(lambda: None)
         wait_until(lambda: turns[0] >= number, "a turn of the loop")  # noqa: B023
@@ -425,7 +425,7 @@ def test_a_large_result(app: Celery, store: Callable[..., str]) -> None:
 
 def test_more_than_a_batch_at_once(app: Celery, store: Callable[..., str]) -> None:
     """While a batch is handled others run, and nothing of the rest is forgotten."""
-    ids = [store(i) for i in range(consumers.BATCH * 3 // 2)]
+    ids = [store(i) for i in range(redis_session.BATCH * 3 // 2)]
     calls: list[int] = []
     for task_id in ids:
         app.AsyncResult(task_id).then(lambda result: calls.append(result.get()))
@@ -648,13 +648,13 @@ def test_states_do_not_go_backwards_over_two_connections(
     value = spawn_get(app.AsyncResult(task_id), on_message=lambda meta: seen.append(meta["result"]))
     wait_until(lambda: results.subscriptions() == 1, "the subscription")
     session = consumer.session
-    receive, late, looks = resp.Link.receive, [True], [0]
+    receive, late, looks = redis_link.Link.receive, [True], [0]
 
-    def receive_late(link: resp.Link, *args: Any) -> Any:
+    def receive_late(link: redis_link.Link, *args: Any) -> Any:
         looks[0] += link is session.lookup
         return None if late and link is session.pubsub else receive(link, *args)
 
-    monkeypatch.setattr(resp.Link, "receive", receive_late)
+    monkeypatch.setattr(redis_link.Link, "receive", receive_late)
     for step in range(3):
         app.backend.store_result(task_id, step, "PROGRESS")
     before = looks[0]
@@ -691,8 +691,8 @@ def test_a_refusal_is_told_at_once(make: Callable[..., Celery], own: RedisServer
 def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What reads the responses: hiredis, or redis-py where that is not installed."""
     if request.param == "redis-py":
-        monkeypatch.setattr(resp, "hiredis", None)
-        monkeypatch.setattr(consumer_module, "RESP3", False)
+        monkeypatch.setattr(redis_link, "hiredis", None)
+        monkeypatch.setattr(redis_consumer, "RESP3", False)
 
 
 @pytest.mark.usefixtures("parser")
@@ -734,8 +734,8 @@ class Wire:
         ours, self.theirs = socket.socketpair()
         self.messages: list[tuple[bytes, bytes]] = []
         self.answers: list[Any] = []
-        self.link = resp.Link(
-            redis.ConnectionPool(port=server.port, **resp.drainer_params(20, resp3=False)),
+        self.link = redis_link.Link(
+            redis.ConnectionPool(port=server.port, **redis_link.drainer_params(20, resp3=False)),
             on_message=lambda *message: self.messages.append(message),
             **{"subscribes": False, "resp3": False, **options},
         )
@@ -746,7 +746,7 @@ class Wire:
 
     def ask(self, name: str, *keys: bytes) -> None:
         answered = lambda command, reply: self.answers.append(reply)  # noqa: E731
-        self.link.send([resp.Command(name, dict.fromkeys(keys), answered)])
+        self.link.send([redis_link.Command(name, dict.fromkeys(keys), answered)])
 
     def say(self, data: bytes, limit: float = 100) -> list[Any]:
         """Have *data* come, and return the answers by then."""
@@ -781,10 +781,10 @@ def test_responses_in_pieces_block_nobody(wire: Wire) -> None:
 def test_a_turn_may_end_within_what_was_read(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, bite: int
 ) -> None:
-    monkeypatch.setattr(resp, "BITE", bite)
+    monkeypatch.setattr(redis_link, "BITE", bite)
     for _ in range(5):
         wire.ask("GET", b"a")
-    assert wire.say(b"$5\r\nhello\r\n" * 5, limit=2 * resp.LIGHT) == [b"hello"] * 2
+    assert wire.say(b"$5\r\nhello\r\n" * 5, limit=2 * redis_link.LIGHT) == [b"hello"] * 2
     assert wire.link.more
     wire.link.receive(100, time.monotonic() + 60)
     assert wire.answers == [b"hello"] * 5

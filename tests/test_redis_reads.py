@@ -12,7 +12,8 @@ import pytest
 from celery import Celery, uuid
 from celery.exceptions import TimeoutError
 
-from celery_green_drain.consumers import redis, redis_session
+from celery_green_drain.consumers.redis import consumer as redis_consumer
+from celery_green_drain.consumers.redis import session as redis_session
 
 from .conftest import Line
 from .green import (
@@ -50,7 +51,7 @@ def test_reads_at_once_are_one_command(
 def test_the_first_reads_of_a_process_go_together_too(
     app: Celery, results: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis, "PATIENCE", 60)  # else who connects slowly reads alone
+    monkeypatch.setattr(redis_consumer, "PATIENCE", 60)  # else who connects slowly reads alone
     results.reset_calls()
     assert set(crowd(500, lambda i: app.AsyncResult(uuid()).state)) == {"PENDING"}
     assert results.calls("get") + results.calls("mget") <= 5

@@ -13,7 +13,7 @@ import redis
 from celery import Celery, uuid
 from celery.exceptions import TimeoutError
 
-from celery_green_drain.consumers import redis_session
+from celery_green_drain.consumers.redis import session as redis_session
 
 from .green import crowd, spawn_get, wait_until
 from .proxy import proxied

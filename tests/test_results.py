@@ -17,8 +17,8 @@ from vine import promise
 
 from celery_green_drain import pending, sse, watch
 from celery_green_drain.backends import base
-from celery_green_drain.consumers.amqp import AmqpSession
-from celery_green_drain.consumers.virtual import VirtualSession
+from celery_green_drain.consumers.rpc.amqp import AmqpSession
+from celery_green_drain.consumers.rpc.virtual import VirtualSession
 
 from .conftest import SERVED
 from .green import crowd, size, spawn, spawn_get, wait_until

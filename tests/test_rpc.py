@@ -25,7 +25,7 @@ from kombu.serialization import register, unregister
 
 from celery_green_drain import DrainerStopped, ResultEvicted
 from celery_green_drain.addresses import masked
-from celery_green_drain.consumers.amqp import AmqpSession
+from celery_green_drain.consumers.rpc.amqp import AmqpSession
 
 from .green import DRAINER, GREEN, crowd, drain_loops, kill, size, spawn, spawn_get, wait_until
 from .proxy import Proxy, proxied

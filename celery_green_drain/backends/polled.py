@@ -14,8 +14,8 @@ from typing import Any
 from celery.backends.base import unpickle_backend
 
 from .. import forks
-from ..consumers.lookups import Lookup, OneByOne
-from ..consumers.polled import PolledResultConsumer
+from ..consumers.polled.consumer import PolledResultConsumer
+from ..consumers.polled.lookups import Lookup, OneByOne
 from ..django import close_old_connections
 from .base import DrainedBackendMixin
 from .memcached import ClientsMixin

@@ -16,7 +16,7 @@ from celery.backends import redis as stock
 from .. import drainers
 from ..clock import monotonic
 from ..consumers.decoding import JSON, NOT_PLAIN, plain
-from ..consumers.redis import RedisResultConsumer
+from ..consumers.redis.consumer import RedisResultConsumer
 from ..drainers.slots import PATIENCE, Slots
 from ..internals import redis_socket
 from ..sockets import is_closed

@@ -16,8 +16,8 @@ from kombu.common import maybe_declare
 from kombu.utils.functional import maybe_list
 
 from .. import forks
-from ..consumers.replies import ReplyQueue
-from ..consumers.rpc import UNDECLARABLE, RpcResultConsumer, is_of_declaring
+from ..consumers.rpc.consumer import UNDECLARABLE, RpcResultConsumer, is_of_declaring
+from ..consumers.rpc.replies import ReplyQueue
 from ..context import request_of
 from ..copies import snapshot
 from ..internals import as_text

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery.backends.base import BaseKeyValueStoreBackend
 
-from ..consumers.lookups import (
+from ..consumers.polled.lookups import (
     CouchDocuments,
     DjangoKeys,
     DjangoRows,

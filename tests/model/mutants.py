@@ -74,7 +74,7 @@ def leaves_entries() -> None:
 @mutant()
 def stays_subscribed() -> None:
     """Redis is not told that nobody waits for a result any more."""
-    from celery_green_drain.consumers.redis import RedisResultConsumer
+    from celery_green_drain.consumers.redis.consumer import RedisResultConsumer
 
     _replace(RedisResultConsumer, "on_unwanted", lambda *args: None)
 

@@ -19,7 +19,7 @@ def main(mode: str, broker: str, results: str) -> None:
     from celery.result import GroupResult
 
     from celery_green_drain import watch
-    from celery_green_drain.consumers.polled import PolledResultConsumer
+    from celery_green_drain.consumers.polled.consumer import PolledResultConsumer
 
     from ..green import drain_loops, spawn, wait_until
     from ..tasks import make_app

@@ -12,7 +12,8 @@ from celery import Celery, chord, group, uuid
 from celery.exceptions import TimeoutError
 from celery.result import GroupResult
 
-from celery_green_drain.consumers import gathered, polled
+from celery_green_drain.consumers.polled import consumer as polled
+from celery_green_drain.consumers.polled import gathered
 
 from ..green import GREEN, MODE, crowd, size, spawn_get, wait_until
 from ..proxy import proxied

@@ -19,13 +19,13 @@ from typing import Any
 
 from celery import uuid
 
-from .. import drainers
-from ..clock import monotonic
-from ..drainers.base import Drainer
-from ..pending import Meta
-from .base import ResultConsumer
+from ... import drainers
+from ...clock import monotonic
+from ...drainers.base import Drainer
+from ...pending import Meta
+from ..base import ResultConsumer
+from ..reading import Reading
 from .lookups import Found, Lookup
-from .reading import Reading
 
 __all__ = ("GatheredReads",)
 

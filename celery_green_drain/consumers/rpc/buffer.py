@@ -7,10 +7,10 @@ from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from ..errors import ResultEvicted
-from ..notices import Seldom
-from ..quoting import quoted
-from .decoding import loads
+from ...errors import ResultEvicted
+from ...notices import Seldom
+from ...quoting import quoted
+from ..decoding import loads
 
 __all__ = ("Buffer", "Payload")
 

@@ -19,18 +19,18 @@ from celery.signals import worker_process_shutdown
 from kombu.compression import decompress
 from kombu.exceptions import DecodeError, KombuError
 
-from .. import exits, forks
-from ..clock import monotonic
-from ..copies import Own
-from ..drainers.base import Drainer
-from ..internals import as_text
-from ..pending import Meta, PendingResult, Wait
-from ..quoting import one_line, quoted
+from ... import exits, forks
+from ...clock import monotonic
+from ...copies import Own
+from ...drainers.base import Drainer
+from ...internals import as_text
+from ...pending import Meta, PendingResult, Wait
+from ...quoting import one_line, quoted
+from ..decoding import loads
+from ..session import SessionConsumer
 from .amqp import AmqpSession
 from .buffer import Buffer, Payload
-from .decoding import loads
 from .replies import Replies, Reply, ReplyQueue, RpcSession
-from .session import SessionConsumer
 from .virtual import VirtualSession
 
 __all__ = ("UNDECLARABLE", "RpcResultConsumer", "is_of_declaring")

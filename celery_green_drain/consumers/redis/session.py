@@ -29,18 +29,18 @@ from typing import Any, Protocol
 from celery import states
 from kombu.exceptions import DecodeError
 
-from ..clock import monotonic
-from ..drainers.mailbox import Mailbox
-from ..figures import Figures
-from ..pending import Meta
-from ..settings import Settings
-from ..table import PendingTable
-from .base import OutOfStep
-from .decoding import JSON, NOT_PLAIN, SUCCESS, is_on_the_way, plain
+from ...clock import monotonic
+from ...drainers.mailbox import Mailbox
+from ...figures import Figures
+from ...pending import Meta
+from ...settings import Settings
+from ...table import PendingTable
+from ..base import OutOfStep
+from ..decoding import JSON, NOT_PLAIN, SUCCESS, is_on_the_way, plain
+from ..reading import Reading
+from ..session import Session
 from .elsewhere import StoreCheck
-from .reading import Reading
-from .resp import MUCH, Command, Link, Readings, drainer_params
-from .session import Session
+from .link import MUCH, Command, Link, Readings, drainer_params
 
 __all__ = ("Owner", "RedisSession", "is_never")
 
@@ -50,7 +50,7 @@ CHUNK = 1000
 #: Commands of each kind that may be under way at once.
 WINDOW = 4
 
-#: Results that one turn hands over, or states on the way, see :data:`.resp.LIGHT`: so few that who
+#: Results that one turn hands over, or states on the way, see :data:`.link.LIGHT`: so few that who
 #: is woken by them finds in the processor's cache what the loop has just touched.
 BATCH = 100
 

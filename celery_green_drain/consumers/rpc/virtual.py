@@ -14,8 +14,8 @@ from typing import Any
 import kombu
 from kombu.utils.eventio import READ
 
-from ..clock import monotonic
-from ..drainers.mailbox import Mailbox
+from ...clock import monotonic
+from ...drainers.mailbox import Mailbox
 from .replies import Replies, Reply, RpcSession
 
 __all__ = ("VirtualSession",)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from ..addresses import result_address
-from ..drainers.mailbox import Mailbox
-from ..quoting import quoted
-from .base import OutOfStep
+from ...addresses import result_address
+from ...drainers.mailbox import Mailbox
+from ...quoting import quoted
+from ..base import OutOfStep
 
 __all__ = ("StoreCheck",)
 

@@ -15,12 +15,12 @@ from typing import Any, Optional
 
 from celery import uuid
 
-from .. import drainers
-from ..clock import monotonic
-from ..drainers.base import Drainer
-from ..drainers.lanes import Lanes
-from ..quoting import one_line
-from .base import ResultConsumer
+from ... import drainers
+from ...clock import monotonic
+from ...drainers.base import Drainer
+from ...drainers.lanes import Lanes
+from ...quoting import one_line
+from ..base import ResultConsumer
 from .gathered import GatheredReads
 from .lookups import HELD, Found, Lookup, OneByOne, refuses_login, unreadable
 

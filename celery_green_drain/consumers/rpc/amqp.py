@@ -15,10 +15,10 @@ import kombu
 from amqp import spec
 from amqp.exceptions import AMQPError, RecoverableConnectionError
 
-from .. import forks
-from ..clock import monotonic
-from ..drainers.base import TURN
-from ..sockets import not_blocking, nothing_there
+from ... import forks
+from ...clock import monotonic
+from ...drainers.base import TURN
+from ...sockets import not_blocking, nothing_there
 from .deliveries import Deliveries
 from .replies import Replies, RpcSession
 

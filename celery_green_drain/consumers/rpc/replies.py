@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import kombu
 
-from ..drainers.mailbox import Mailbox
-from .session import Session
+from ...drainers.mailbox import Mailbox
+from ..session import Session
 
 __all__ = ("Replies", "Reply", "ReplyQueue", "RpcSession")
 

@@ -16,11 +16,11 @@ from celery.exceptions import SecurityError
 from kombu.exceptions import SerializationError, SerializerNotInstalled
 from kombu.utils.encoding import bytes_to_str
 
-from ..clock import monotonic
-from ..copies import own_value
-from ..django import close_old_connections
-from ..internals import sqlalchemy_is_listened_to
-from ..pending import Meta
+from ...clock import monotonic
+from ...copies import own_value
+from ...django import close_old_connections
+from ...internals import sqlalchemy_is_listened_to
+from ...pending import Meta
 
 __all__ = (
     "HELD",

@@ -27,11 +27,11 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from ..clock import monotonic
-from ..internals import redis_socket
-from ..sockets import not_blocking, nothing_there
-from .base import OutOfStep
-from .reading import Reading
+from ...clock import monotonic
+from ...internals import redis_socket
+from ...sockets import not_blocking, nothing_there
+from ..base import OutOfStep
+from ..reading import Reading
 
 try:
     import hiredis

@@ -1,4 +1,4 @@
-"""Results from Redis: the consumer, and how its session begins. See :mod:`.redis_session`."""
+"""Results from Redis: the consumer, and how its session begins. See :mod:`.session`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from .. import drainers, forks
-from ..drainers.base import Drainer
-from ..notices import Seldom
-from ..quoting import one_line
-from .base import OutOfStep
+from ... import drainers, forks
+from ...drainers.base import Drainer
+from ...notices import Seldom
+from ...quoting import one_line
+from ..base import OutOfStep
+from ..reading import Reading
+from ..session import SessionConsumer
 from .elsewhere import StoreCheck
-from .reading import Reading
-from .redis_session import NEVER, RedisSession, is_never
-from .resp import RESP3, NoPushes, NotReady, Unusable, raise_if_later
-from .session import SessionConsumer
+from .link import RESP3, NoPushes, NotReady, Unusable, raise_if_later
+from .session import NEVER, RedisSession, is_never
 
 __all__ = ("RedisResultConsumer",)
 

@@ -1,0 +1,1 @@
+"""Results from stores that never call: databases, files, and all others."""

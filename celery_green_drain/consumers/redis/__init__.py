@@ -1,0 +1,1 @@
+"""Results from Redis: pub/sub, and what is looked up beside it."""

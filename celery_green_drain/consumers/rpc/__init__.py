@@ -1,0 +1,1 @@
+"""Results from a message queue: RabbitMQ, and what kombu makes one of."""
