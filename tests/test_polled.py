@@ -33,6 +33,7 @@ from celery_green_drain.consumers.polled import consumer as polled
 from celery_green_drain.consumers.polled import gathered
 from celery_green_drain.consumers.polled.gathered import GatheredReads
 from celery_green_drain.consumers.polled.lookups import Rows
+from celery_green_drain.consumers.polled.poller import Poller
 
 from .green import (
     DRAINER,
@@ -349,14 +350,14 @@ def test_a_poller_that_is_killed_before_it_runs_is_replaced(
     make: Callable[..., Celery], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = make(name)
-    look = polled.Poller.look
+    look = Poller.look
 
-    def kill_first(poller: polled.Poller, task_ids: list[str]) -> None:
-        monkeypatch.setattr(polled.Poller, "look", look)
+    def kill_first(poller: Poller, task_ids: list[str]) -> None:
+        monkeypatch.setattr(Poller, "look", look)
         kill(poller.spawned[0])
         look(poller, task_ids)
 
-    monkeypatch.setattr(polled.Poller, "look", kill_first)
+    monkeypatch.setattr(Poller, "look", kill_first)
     assert app.AsyncResult(store(app, "after")).get(timeout=20) == "after"
 
 
@@ -366,15 +367,15 @@ def test_a_lane_that_is_killed_before_it_runs_holds_up_nobody(
 ) -> None:
     app = make("file")
     results = [app.AsyncResult(store(app, number)) for number in range(5)]
-    lane = polled.Poller._lane
+    lane = Poller._work
 
-    def kill_others(poller: polled.Poller, *args: Any) -> None:
-        monkeypatch.setattr(polled.Poller, "_lane", lane)
+    def kill_others(poller: Poller, *args: Any) -> None:
+        monkeypatch.setattr(Poller, "_work", lane)
         for other in poller.spawned[1:]:
             kill(other)
         lane(poller, *args)
 
-    monkeypatch.setattr(polled.Poller, "_lane", kill_others)
+    monkeypatch.setattr(Poller, "_work", kill_others)
     assert ResultSet(results, app=app).get(timeout=20) == list(range(5))
 
 

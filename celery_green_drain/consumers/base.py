@@ -16,6 +16,7 @@ from celery.utils.dispatch import Signal
 from .. import __version__, drainers, exits, forks, signals
 from ..addresses import result_address
 from ..clock import monotonic
+from ..copies import own_error
 from ..drainers.base import Drainer
 from ..drainers.drained import Drained
 from ..drainers.mailbox import Mailbox
@@ -253,6 +254,10 @@ class ResultConsumer(Drained):
                 self.mailbox.read()
             self.figures.stopped += self.table.interrupt(_stopped)
             self._tell_of_drainer(signals.drainer_stopped)
+
+    def tell_of_refusal(self, error: Exception) -> None:
+        """End all waits with *error*: the server refuses us. Callbacks stay, as it may change."""
+        self.table.interrupt(lambda _: own_error(error))
 
     def _tell_of_drainer(self, signal: Signal) -> None:
         self.tell(signal, drainer=self.drainer.label, address=self.address)

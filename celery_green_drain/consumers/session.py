@@ -9,7 +9,6 @@ from typing import Generic, TypeVar
 
 from .. import forks
 from ..clock import monotonic
-from ..copies import own_error
 from ..drainers.mailbox import Abandoned
 from .base import ResultConsumer
 
@@ -86,9 +85,7 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
                 session.close()
                 self._lost = monotonic()
             if isinstance(exc, self.refusals) and monotonic() - self._lost > LENIENCY:
-                # Callbacks stay: nobody waits for those, and the right password may come yet.
-                refusal = exc
-                self.table.interrupt(lambda _: own_error(refusal))
+                self.tell_of_refusal(exc)
             if isinstance(exc, socket.timeout):
                 # To the drainer that would mean that nothing has come.
                 raise ConnectionError("The server did not answer in time.") from exc
