@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from celery.result import ResultBase
 from .errors import DrainerStopped
 from .internals import as_text, leaves
 from .notices import notify
+from .quoting import one_line
 from .watching import State, States, follow
 
 __all__ = (
@@ -38,6 +40,8 @@ __all__ = (
     "poll",
     "stream",
 )
+
+logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/event-stream"
 
@@ -177,7 +181,7 @@ def _events(
     yield format_event(retry=retry)
     begun: set[str] = set()
     try:
-        for state in states:
+        for state in _as_long_as_served(states):
             if state is None:
                 yield b":\n\n"
                 continue
@@ -191,10 +195,25 @@ def _events(
             yield format_event(_json(NO_MEMBERS), "end", end_id)
     except TimeoutError:
         yield format_event("{}", "timeout")
-    except DrainerStopped:
-        pass  # this process shuts down; the browser connects again, and another one serves
+    except (DrainerStopped, _NotServed):
+        pass  # the browser connects again; where this process shuts down, another one serves
     finally:
         states.close()
+
+
+class _NotServed(Exception):
+    """Raised where no further states are to be had."""
+
+
+def _as_long_as_served(states: States) -> Iterator[State | None]:
+    """*states*; an error of theirs, such as of a server that refuses us, is told from others."""
+    try:
+        yield from states
+    except (TimeoutError, DrainerStopped):
+        raise
+    except Exception as exc:
+        logger.warning("A stream of events ends early: %s", one_line(exc))
+        raise _NotServed from exc
 
 
 def format_event(

@@ -74,6 +74,7 @@ def watch(result: ResultBase, timeout: float | None = None) -> Generator[State, 
         what the store knows now.
     :raises celery.exceptions.TimeoutError: when they have passed first.
     :raises DrainerStopped: when the drainer is stopped meanwhile.
+    :raises Exception: the client's own, when the server refuses the connection.
     :raises celery.exceptions.ImproperlyConfigured: at once, where no drainer serves the backend.
     :raises TypeError: at once, where *result* is no result, such as a task id.
     :raises ValueError: at once, where a task ignores its result, or *timeout* is not a number.

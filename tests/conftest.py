@@ -175,6 +175,14 @@ def line(request: pytest.FixtureRequest, make: Callable[..., Celery]) -> Iterato
 
 
 @pytest.fixture
+def own() -> Iterator[RedisServer]:
+    """A result store that a test may do anything to."""
+    server = RedisServer()
+    yield server
+    server.end()
+
+
+@pytest.fixture
 def tls(tmp_path: Path) -> Callable[[int], AbstractContextManager[tuple[int, Path]]]:
     """Have a server speak TLS: the port for that, and the file of its authority."""
 

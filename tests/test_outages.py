@@ -6,7 +6,7 @@ import logging
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,18 +17,10 @@ from celery_green_drain.consumers.redis import link as redis_link
 from celery_green_drain.drainers.outage import Backoff
 
 from .conftest import Line, storing
-from .green import spawn, wait_until
+from .green import spawn, spawn_get, wait_until
 from .proxy import proxied
 from .rabbitmq import RabbitServer
 from .servers import RedisServer, Worker
-
-
-@pytest.fixture
-def own() -> Iterator[RedisServer]:
-    """A result store that a test may do anything to."""
-    server = RedisServer()
-    yield server
-    server.end()
 
 
 class Asked:
@@ -380,6 +372,20 @@ def test_a_password_that_changes_here_a_moment_later(
     own.probe.execute_command("ACL", "SETUSER", "default", "nopass")
     asked.serve(store)
     asked.check()
+
+
+@pytest.mark.parametrize("query", ["", "&protocol=2"])
+def test_a_password_that_is_asked_for_all_at_once(
+    make: Callable[..., Celery], own: RedisServer, query: str
+) -> None:
+    app = make(results=own.url("web") + query)
+    outcome = spawn_get(app.AsyncResult(uuid()))
+    wait_until(own.subscriptions, "the subscription")
+    own.probe.config_set("requirepass", "secret")
+    own.probe.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    own.probe.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    wait_until(lambda: outcome, "the error", timeout=40)
+    assert isinstance(outcome[0], redis.exceptions.AuthenticationError)
 
 
 @pytest.mark.parametrize("attempts", [1, 2])

@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 import redis
 from celery import Celery, uuid
+from celery.backends.base import BaseKeyValueStoreBackend
 from celery.exceptions import TimeoutError
 from celery.result import ResultSet
 
@@ -30,14 +31,6 @@ from celery_green_drain.pending import InboxWait
 from .conftest import storing
 from .green import GREEN, crowd, kill, size, spawn, spawn_get, wait_until
 from .servers import RedisServer
-
-
-@pytest.fixture
-def own() -> Iterator[RedisServer]:
-    """A result store that a test may do anything to."""
-    server = RedisServer()
-    yield server
-    server.end()
 
 
 def test_a_wait_is_subscribe_then_mget(
@@ -676,9 +669,29 @@ def test_an_empty_value_is_no_result(app: Celery, results: RedisServer) -> None:
     wait_until(lambda: outcome == [1], "the result")
 
 
-def test_a_refusal_is_told_at_once(make: Callable[..., Celery], own: RedisServer) -> None:
+def test_keys_that_somebody_makes_otherwise(
+    make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Celery's own class, before anything of ours has looked at that."""
+
+    def sharded(self: Any, task_id: str, key: str = "") -> bytes:
+        return b"celery-task-meta-{%s}" % task_id.encode()
+
+    monkeypatch.setattr(BaseKeyValueStoreBackend, "get_key_for_task", sharded)
+    app = make()
+    task_id = uuid()
+    outcome = spawn_get(app.AsyncResult(task_id))
+    app.backend.store_result(task_id, 1, "SUCCESS")
+    wait_until(lambda: outcome == [1], "the result")
+
+
+@pytest.mark.parametrize("query", ["", "&protocol=2"])
+def test_a_refusal_is_told_at_once(
+    make: Callable[..., Celery], own: RedisServer, query: str
+) -> None:
+    """Also one that is told when the connection is open."""
     own.probe.config_set("requirepass", "secret")
-    app = make(results=own.url("web"))
+    app = make(results=own.url("web") + query)
     with pytest.raises(redis.exceptions.AuthenticationError):
         app.AsyncResult(uuid()).get(timeout=20)
     own.probe.config_set("requirepass", "")

@@ -380,3 +380,11 @@ def test_django_under_asgi_is_told(app: Celery) -> None:
     with pytest.warns(DrainerWarning, match="is for WSGI"):
         response = sse.django_response(request, app.AsyncResult(uuid()), timeout=0)
     response.close()
+
+
+def test_a_refusal_ends_the_stream(make: Callable[..., Celery], own: RedisServer) -> None:
+    """The browser connects again, as after the end of the process."""
+    own.probe.config_set("requirepass", "secret")
+    app = make(results=own.url("web"))
+    events = b"".join(sse.stream(app.AsyncResult(uuid()), timeout=60))
+    assert events == sse.format_event(retry=sse.RETRY)

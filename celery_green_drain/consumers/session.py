@@ -54,7 +54,7 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
         super()._begin()
         self.session: Opened | None = None
         self._opened = 0.0
-        #: When the last one was lost.
+        #: When one was lost last, otherwise than by a refusal.
         self._lost = -math.inf
 
     def __repr__(self) -> str:
@@ -83,7 +83,8 @@ class SessionConsumer(ResultConsumer, Generic[Opened]):
             if session is not None and self.session is session:
                 self.session = None
                 session.close()
-                self._lost = monotonic()
+                if not isinstance(exc, self.refusals):  # some are told when it is open
+                    self._lost = monotonic()
             if isinstance(exc, self.refusals) and monotonic() - self._lost > LENIENCY:
                 self.tell_of_refusal(exc)
             if isinstance(exc, socket.timeout):

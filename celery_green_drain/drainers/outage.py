@@ -101,8 +101,8 @@ class Outage:
             )
         if refused:
             logger.error(
-                "The server refuses the connection that results come over, which those who wait "
-                "are told of if it lasts: %s",
+                "The server refuses the connection that results come over. Those who wait are "
+                "told, where it had served before if that lasts: %s",
                 self.error,
             )
         return self.error

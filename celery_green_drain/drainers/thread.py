@@ -65,9 +65,11 @@ class ThreadDrainer(Drainer):
         try:
             thread.start()
         except RuntimeError:
-            if self._spare is None or threading.main_thread().is_alive():
+            # Not for the loop, which would keep it from all callbacks.
+            spare = self._spare if function == self._called else None
+            if spare is None or threading.main_thread().is_alive():
                 raise
-            return self._spare.run(function, args)
+            return spare.run(function, args)
         return thread
 
     def lives(self, spawned: Any) -> bool:
@@ -112,7 +114,11 @@ class _Spare:
 
 
 def _serve(calls: SimpleQueue[Callable[[], object] | None]) -> None:
-    for call in iter(calls.get, None):
+    while True:
+        _block_signals()  # anew, as a callback gets them
+        call = calls.get()
+        if call is None:
+            return
         try:
             call()
         except Exception:

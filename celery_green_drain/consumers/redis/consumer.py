@@ -25,7 +25,7 @@ from ..reading import Reading
 from ..session import SessionConsumer
 from .elsewhere import StoreCheck
 from .link import RESP3, NoPushes, NotReady, Unusable, raise_if_later
-from .session import NEVER, RedisSession, is_never
+from .session import NEVER, NOBODY, RedisSession, is_never
 
 __all__ = ("RedisResultConsumer",)
 
@@ -261,10 +261,12 @@ class RedisResultConsumer(SessionConsumer[RedisSession]):
 
 def _prefix(backend: Any) -> bytes:
     """What all keys of *backend* have before the id. Celery encodes it anew for each of them."""
-    if type(backend).get_key_for_task is not BaseKeyValueStoreBackend.get_key_for_task:
+    make = backend.get_key_for_task
+    if getattr(make, "__func__", None) is not BaseKeyValueStoreBackend.get_key_for_task:
         return b""
-    key: bytes = backend.get_key_for_task("0")
-    return key[:-1]
+    key: bytes = make(NOBODY)
+    # Somebody may have changed Celery's own.
+    return key[: -len(NOBODY)] if key.endswith(NOBODY.encode()) else b""
 
 
 def _unusable(error: Exception) -> Exception:

@@ -42,7 +42,7 @@ from ..session import Session
 from .elsewhere import StoreCheck
 from .link import MUCH, Command, Link, Readings, drainer_params
 
-__all__ = ("Owner", "RedisSession", "is_never")
+__all__ = ("NEVER", "NOBODY", "Owner", "RedisSession", "is_never")
 
 #: Task ids in one SUBSCRIBE or MGET: bounds the server's pause and the reply's size.
 CHUNK = 1000

@@ -87,7 +87,7 @@ class Buffer:
         self.evictions = 0
         self._reported = 0
         self._lines = Seldom()
-        #: Their task ids; an id itself would take three times as much.
+        #: Their task ids; an id itself would take twice as much.
         self._evicted = _Hashes(MEMORY * limit)
         #: The states on the way that have come last.
         self._recent = _Hashes(RECENT)
