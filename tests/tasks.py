@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from functools import partial
+import weakref
 from typing import Any
 
 from celery import Celery, current_task, group
@@ -148,7 +148,9 @@ def make_app(broker: str, results: str, drained_from: str = "", **conf: Any) -> 
     app.task(name="ignored", ignore_result=True)(ignored)
     app.finalize()
     if drained_from:
-        app.backend.result_consumer.connect = partial(app.connection_for_write, drained_from)
+        weak = weakref.proxy(app)  # as the loop keeps the consumer, and is not to keep the app
+        consumer = app.backend.result_consumer
+        consumer.connect = lambda: weak.connection_for_write(drained_from)
     return app
 
 

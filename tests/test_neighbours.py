@@ -73,7 +73,9 @@ def test_the_loop_where_threads_inherit_their_context() -> None:
 def test_threads_say_what_they_are() -> None:
     looking = Looking()
     looking.drainer.start()
-    assert "celery_green_drain Drainer.run" in [thread.name for thread in threading.enumerate()]
+    assert "celery_green_drain ThreadDrainer.run" in [
+        thread.name for thread in threading.enumerate()
+    ]
     done = threading.Event()
     looking.drainer.call(lambda: done.wait(20))
     names = [thread.name for thread in threading.enumerate()]

@@ -659,16 +659,6 @@ def test_states_do_not_go_backwards_over_two_connections(
     assert seen == [0, 1, 2, "end"]
 
 
-def test_an_empty_value_is_no_result(app: Celery, results: RedisServer) -> None:
-    """As something else may have left it there."""
-    task_id = uuid()
-    app.backend.client.set(app.backend.get_key_for_task(task_id), "")
-    outcome = spawn_get(app.AsyncResult(task_id))
-    wait_until(results.subscriptions, "the subscription")
-    app.backend.store_result(task_id, 1, "SUCCESS")
-    wait_until(lambda: outcome == [1], "the result")
-
-
 def test_keys_that_somebody_makes_otherwise(
     make: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -518,7 +518,7 @@ class RedisSession(Session):
                 continue
             for reading in command.readings.get(key, ()):
                 reading.answer(value)
-            if not value:  # an empty one is none to Celery either
+            if value is None:
                 if self._refusals:
                     self._tell_refusal(key, task_id)
             elif task_id in self._table:
